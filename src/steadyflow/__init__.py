@@ -1,0 +1,37 @@
+"""steadyflow: flow-based generative models with likelihoods that can be trusted."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from steadyflow.flow import Flow as Flow
+    from steadyflow.models.model import GenerativeModel as GenerativeModel
+    from steadyflow.models.nice import NICE as NICE
+    from steadyflow.models.realnvp import RealNVP as RealNVP
+    from steadyflow.training import fit as fit
+    from steadyflow.training import load as load
+
+_HOMES = {
+    "Flow": "steadyflow.flow",
+    "GenerativeModel": "steadyflow.models",
+    "NICE": "steadyflow.models",
+    "RealNVP": "steadyflow.models",
+    "fit": "steadyflow.training",
+    "load": "steadyflow.training",
+}
+
+__all__ = ["NICE", "Flow", "GenerativeModel", "RealNVP", "fit", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'steadyflow' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

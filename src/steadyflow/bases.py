@@ -1,0 +1,132 @@
+"""The distributions that latents are drawn from.
+
+A base knows the shape of one latent, its log-density and how to draw. Temperature T scales the
+distance from the centre: draws of T = 0.7 come from a distribution 0.7 times as wide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steadyflow.bijections.bijection import sum_event
+
+
+class Base(nn.Module):
+    """A distribution over latents z of shape (batch, *event_shape)."""
+
+    def __init__(self, event_shape: Sequence[int]):
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        self.register_buffer("_like", torch.zeros(()), persistent=False)
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of z: (batch, *event) in nats, shape (batch,), float32 or wider."""
+        raise NotImplementedError
+
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws z: (n, *event), differentiable in the parameters of the base."""
+        raise NotImplementedError
+
+    def _uniform(self, n: int, generator: torch.Generator | None) -> Tensor:
+        like = self._like
+        shape = (n, *self.event_shape)
+        return torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+    def _normal(self, n: int, generator: torch.Generator | None) -> Tensor:
+        like = self._like
+        shape = (n, *self.event_shape)
+        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+    def extra_repr(self) -> str:
+        """The event shape, for the printed model."""
+        return f"event_shape={self.event_shape}"
+
+
+class StandardNormal(Base):
+    """z ~ N(0, I):  log p(z) = -|z|^2 / 2 - D/2 log 2 pi."""
+
+    def __init__(self, event_shape: Sequence[int]):
+        super().__init__(event_shape)
+        self._log_normalizer = 0.5 * math.prod(self.event_shape) * math.log(2 * math.pi)
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of z: (batch, *event), shape (batch,)."""
+        return -0.5 * sum_event(z * z) - self._log_normalizer
+
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws z: (n, *event) of standard deviation `temperature`."""
+        z = self._normal(n, generator)
+        return z if temperature == 1.0 else z * temperature
+
+
+class StandardLogistic(Base):
+    """z_i ~ logistic(0, 1):  log p(z) = -sum_i [softplus(z_i) + softplus(-z_i)].
+
+    NICE's prior: its score is bounded by 1, so no example pulls too hard.
+    Dinh, Krueger & Bengio (2014), sec. 3.4.
+    """
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of z: (batch, *event), shape (batch,)."""
+        return -sum_event(F.softplus(z) + F.softplus(-z))
+
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws z: (n, *event), `temperature` times the standard logistic."""
+        u = self._uniform(n, generator)
+        tiny = torch.finfo(u.dtype).tiny
+        return torch.logit(u.clamp(min=tiny)) * temperature
+
+
+class DiagonalNormal(Base):
+    """z ~ N(mean, diag(exp(log_std))^2) with both learned, from N(0, I)."""
+
+    def __init__(self, event_shape: Sequence[int]):
+        super().__init__(event_shape)
+        self.mean = nn.Parameter(torch.zeros(self.event_shape))
+        self.log_std = nn.Parameter(torch.zeros(self.event_shape))
+        self._log_normalizer = 0.5 * math.prod(self.event_shape) * math.log(2 * math.pi)
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of z: (batch, *event), shape (batch,)."""
+        eps = (z - self.mean) * torch.exp(-self.log_std)
+        return -0.5 * sum_event(eps * eps) - self.log_std.sum() - self._log_normalizer
+
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws z: (n, *event) with `temperature` times the learned standard deviation."""
+        return self.mean + temperature * self.log_std.exp() * self._normal(n, generator)
+
+
+BASES: dict[str, type[Base]] = {
+    "normal": StandardNormal,
+    "logistic": StandardLogistic,
+    "diagonal-normal": DiagonalNormal,
+}

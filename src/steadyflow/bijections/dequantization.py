@@ -1,0 +1,59 @@
+"""Dequantization: from integers to reals, so that a density can be fitted to pixels.
+
+    y = (x + u) / 2^bits,  u ~ U[0, 1)^D           x in {0, ..., 2^bits - 1}^D
+    log P(x) >= E_u log p(y) - D log 2^bits          (Jensen)
+
+A density of integers would grow without bound; the noise fills each bin exactly, so what the flow
+gives is a lower bound on the log-probability of the integer image, and the mean of p(y) over the
+bin is that probability itself. Theis, van den Oord & Bethge, "A note on the evaluation of
+generative models" (2016), sec. 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from steadyflow.bijections.bijection import Transformed
+
+
+class UniformDequantization(nn.Module):
+    """Adds uniform noise to integers and scales them to [0, 1).
+
+    Not a bijection (many y belong to one x), so it stands before the flow, not inside it. Its
+    `log_det` of -D log 2^bits makes log_prob a bound on log P(x), in nats.
+
+    Args:
+        bits: of each integer; 8 for ordinary pixels.
+    """
+
+    def __init__(self, bits: int = 8):
+        super().__init__()
+        if not 1 <= bits <= 16:
+            raise ValueError(f"bits must be between 1 and 16, got {bits}")
+        self.bits = bits
+        self.levels = 2**bits
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
+        """Integers x: (batch, *event) to reals y in [0, 1), with fresh noise at every call.
+
+        Raises:
+            TypeError: if x is not of an integer type.
+        """
+        if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+            raise TypeError(
+                f"pixels must be integers from 0 to {self.levels - 1} (uint8), got {x.dtype}: "
+                "give the integer image, or build the model with bits=0 for real-valued data"
+            )
+        dtype = torch.get_default_dtype()
+        noise = torch.rand(x.shape, dtype=dtype, device=x.device)
+        y = (x + noise).clamp_(max=math.nextafter(self.levels, 0)) / self.levels
+        log_det = -x.shape[1:].numel() * math.log(self.levels)
+        return y, noise.new_full((len(x),), log_det)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Reals y to the integers whose bin they lie in; what lies outside [0, 1) is clipped."""
+        x = (y * self.levels).floor().clamp(0, self.levels - 1)
+        return x.to(torch.uint8 if self.bits <= 8 else torch.int32)

@@ -1,0 +1,361 @@
+"""The interface that training, evaluation and the command line see of every model.
+
+A model is built from plain values, which are its config; it can be saved into a folder of two files
+(config.json and model.safetensors) and built again from it, without running anybody's code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steadyflow.flow import Flow
+from steadyflow.storage import recover_folder, replace_folder
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def _recording(init):  # noqa: ANN001, ANN202
+    """Wraps a constructor so that the outermost call leaves its arguments in `self.config`."""
+    signature = inspect.signature(init)
+
+    def wrapped(self: GenerativeModel, **given: Any) -> None:
+        outermost = not getattr(self, "_building", False)
+        if outermost:
+            object.__setattr__(self, "_building", True)
+        try:
+            init(self, **given)
+        finally:
+            if outermost:
+                object.__setattr__(self, "_building", False)
+        if outermost:
+            bound = signature.bind(self, **given)
+            bound.apply_defaults()
+            config = {k: v for k, v in bound.arguments.items() if k != "self"}
+            self.config = json.loads(json.dumps(config))
+
+    wrapped.__signature__ = signature  # type: ignore[attr-defined]
+    wrapped.__doc__ = init.__doc__
+    wrapped.__wrapped__ = init  # type: ignore[attr-defined]
+    return wrapped
+
+
+class GenerativeModel(nn.Module):
+    """A distribution over data that can be trained, drawn from and, mostly, evaluated.
+
+    A subclass is one model of the literature in one file. Its constructor is keyword-only, takes
+    plain values (numbers, strings, lists, None), and passes the shared ones on to this one.
+
+    Args:
+        event_shape: shape of one example: (D,) for vectors, (channels, height, width) for images.
+        num_classes: number of class labels; None for a model without labels.
+        context_features: length of the context vector; None for none.
+
+    Attributes:
+        name: what the command line calls the model.
+        likelihood: what `log_prob` is: 'exact', 'bound', 'estimate' or 'none'.
+        config: the arguments that it was built with.
+    """
+
+    name: str
+    config: dict[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+
+    def __init__(
+        self,
+        *,
+        event_shape: Sequence[int],
+        num_classes: int | None = None,
+        context_features: int | None = None,
+    ):
+        super().__init__()
+        self.event_shape = check_event_shape(event_shape)
+        if num_classes is not None and context_features is not None:
+            raise ValueError("give num_classes or context_features, not both")
+        for name, value in (("num_classes", num_classes), ("context_features", context_features)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1 (or None), got {value}")
+        self.num_classes, self.context_features = num_classes, context_features
+
+    @property
+    def likelihood(self) -> str:
+        """What `log_prob` is: 'exact', 'bound', 'estimate' or 'none'."""
+        raise NotImplementedError
+
+    @property
+    def dimensions(self) -> int:
+        """The number of variables of one example."""
+        return math.prod(self.event_shape)
+
+    def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The training loss of a batch, a scalar; nats per dimension for likelihood models.
+
+        Args:
+            x: (batch, *event).
+            context: class labels, int64 (batch,), or vectors, float (batch, features), or None.
+        """
+        raise NotImplementedError
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-likelihood of x: (batch, *event), shape (batch,) in nats; see `likelihood`."""
+        raise NotImplementedError
+
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws n examples (n, *event), without gradients."""
+        raise NotImplementedError
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Sets data-dependent parameters from a batch; training calls it once."""
+
+    def condition(self, context: Tensor | None, batch: int) -> Tensor | None:
+        """Turns labels or vectors into the float context (batch, features) of the networks.
+
+        Raises:
+            ValueError: if labels or a context are missing, not wanted, or out of range.
+        """
+        if self.num_classes is not None:
+            return self._embed(context, batch)
+        if self.context_features is None:
+            if context is not None:
+                raise ValueError(
+                    f"this {type(self).__name__} is unconditional: "
+                    "build it with num_classes or context_features to use a context"
+                )
+            return None
+        if context is None:
+            raise ValueError(f"this {type(self).__name__} needs a context of {self.context_features} numbers")
+        if context.dim() == 1:
+            context = context[None]
+        if context.dim() != 2 or context.shape[1] != self.context_features:
+            raise ValueError(
+                f"expected a context of shape ({batch}, {self.context_features}), "
+                f"got {tuple(context.shape)}"
+            )
+        return self._rows(context, batch)
+
+    def _embed(self, labels: Tensor | None, batch: int) -> Tensor:
+        if labels is None:
+            raise ValueError(
+                f"this {type(self).__name__} needs class labels, integers from 0 to {self.num_classes - 1}"  # type: ignore[operator]
+            )
+        labels = torch.as_tensor(labels)
+        if labels.is_floating_point() or labels.dim() > 1:
+            raise ValueError(
+                f"class labels must be integers of shape ({batch},), "
+                f"got {labels.dtype} of shape {tuple(labels.shape)}"
+            )
+        # compiled code can not branch on values: there one_hot itself refuses a wrong label
+        if not torch.compiler.is_compiling() and labels.numel():
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= self.num_classes:  # type: ignore[operator]
+                raise ValueError(
+                    f"class label {low if low < 0 else high} is out of range: "
+                    f"this model knows 0 to {self.num_classes - 1}"  # type: ignore[operator]
+                )
+        context = F.one_hot(labels.long().reshape(-1), self.num_classes)
+        return self._rows(context.to(torch.get_default_dtype()), batch)
+
+    @staticmethod
+    def _rows(context: Tensor, batch: int) -> Tensor:
+        if context.shape[0] == batch:
+            return context
+        if context.shape[0] == 1:
+            return context.expand(batch, -1)
+        raise ValueError(f"{batch} examples need {batch} rows of context, got {context.shape[0]}")
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors into a folder, all or nothing."""
+        weights = {k: v.detach().contiguous().cpu() for k, v in self.state_dict().items()}
+        config = {"model": self.name, "config": self.config}
+        with replace_folder(folder) as aside:
+            (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            safetensors.torch.save_file(weights, str(aside / WEIGHTS), {"format": "pt"})
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> Self:
+        """Builds the model that `save_pretrained` wrote.
+
+        Called on `GenerativeModel` it gives whatever model the folder holds.
+
+        Args:
+            source: a folder, or the name of a repository on the Hugging Face hub ('owner/name').
+
+        Raises:
+            FileNotFoundError: if there is no such folder or repository.
+            ValueError: if it holds something else, or a damaged file.
+        """
+        folder = _fetch(source)
+        name, config = _read_config(folder)
+        from steadyflow.models import model_class
+
+        model_type = model_class(name)
+        if not issubclass(model_type, cls):
+            raise ValueError(f"{folder} holds a {model_type.__name__}, not a {cls.__name__}")
+        try:
+            model = model_type(**config)
+        except TypeError as error:
+            raise ValueError(f"{folder / CONFIG} does not fit {model_type.__name__}: {error}") from error
+        _load_weights(model, folder / WEIGHTS)
+        return model.eval()  # type: ignore[return-value]
+
+
+class FlowModel(GenerativeModel):
+    """A generative model that is one `Flow`; a subclass builds `self.flow` in its constructor.
+
+    Example:
+        >>> import torch
+        >>> from steadyflow import RealNVP
+        >>> model = RealNVP(event_shape=(2,))
+        >>> model.log_prob(torch.randn(5, 2)).shape, model.sample(3).shape
+        (torch.Size([5]), torch.Size([3, 2]))
+    """
+
+    flow: Flow
+
+    @property
+    def likelihood(self) -> str:
+        """'exact' for real-valued data, 'bound' for integers (dequantised)."""
+        return self.flow.likelihood
+
+    @property
+    def dequantization(self) -> nn.Module | None:
+        """What makes integers real, or None for real-valued data."""
+        return self.flow.dequantization
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The same as `log_prob`."""
+        return self.log_prob(x, context)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-likelihood of x: (batch, *event), shape (batch,) in nats."""
+        return self.flow.log_prob(x, self.condition(context, len(x)))
+
+    def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Mean negative log-likelihood in nats per dimension, a scalar."""
+        return self.flow.loss(x, self.condition(context, len(x)))
+
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws n examples (n, *event); a context of one row serves all of them."""
+        return self.flow.sample(n, self.condition(context, n), temperature, generator)
+
+    def sample_with_log_prob(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Draws with their log_prob and gradients; see `Flow.sample_with_log_prob`."""
+        return self.flow.sample_with_log_prob(n, self.condition(context, n), temperature, generator)
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The latents of x: (batch, *event)."""
+        return self.flow.encode(x, self.condition(context, len(x)))
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """The data of latents z."""
+        return self.flow.decode(z, self.condition(context, len(z)))
+
+    def distribution(self, context: Tensor | None = None):  # noqa: ANN201
+        """The model as a torch.distributions.Distribution, given labels or vectors if it has them.
+
+        Args:
+            context: (m,) labels or (m, features) vectors; the batch shape is then (m,).
+        """
+        rows = 1 if context is None else len(context)
+        return self.flow.distribution(self.condition(context, rows))
+
+    def check(self, x: Tensor, context: Tensor | None = None, points: int = 3):  # noqa: ANN201
+        """Measures whether the density can be trusted; see `Flow.check`."""
+        return self.flow.check(x, self.condition(context, len(x)), points)
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Sets data-dependent parameters (standardisation, activation normalisation)."""
+        self.flow.initialize(x, self.condition(context, len(x)))
+
+
+def check_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
+    """A tuple of positive integers, of length 1 (vectors) or 3 (images)."""
+    try:
+        shape = tuple(int(n) for n in event_shape)
+    except TypeError:
+        raise ValueError(f"event_shape must be a list such as [2] or [1, 28, 28], got {event_shape!r}") from None
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        raise ValueError(
+            "event_shape must be [variables] for vectors or [channels, height, width] for images, "
+            f"got {list(shape)}"
+        )
+    return shape
+
+
+def _fetch(source: str | Path) -> Path:
+    folder = Path(source)
+    recover_folder(folder)
+    if folder.is_dir():
+        return folder
+    if str(source).count("/") != 1 or folder.is_absolute() or str(source).startswith("."):
+        raise FileNotFoundError(f"there is no model folder '{source}'")
+    import huggingface_hub
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(str(source), allow_patterns=[CONFIG, WEIGHTS])
+        )
+    except Exception as error:
+        raise FileNotFoundError(
+            f"'{source}' is neither a folder here nor a model that the hub would give: {error}"
+        ) from error
+
+
+def _read_config(folder: Path) -> tuple[str, dict[str, Any]]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not a saved model: it has no {CONFIG}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        name, config = content["model"], content["config"]
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f"{path} was not written by steadyflow, or is damaged") from None
+    if not isinstance(name, str) or not isinstance(config, dict):
+        raise ValueError(f"{path} was not written by steadyflow, or is damaged")
+    return name, config
+
+
+def _load_weights(model: GenerativeModel, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.parent} is not a saved model: it has no {WEIGHTS}")
+    try:
+        weights = safetensors.torch.load_file(str(path))
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path} does not fit its {CONFIG}: {reason}") from error
