@@ -92,13 +92,16 @@ def as_pieces(
         raise unknown("kind", str(kind), ["vector", "image"])
     if layout not in (None, "NHWC", "NCHW"):
         raise unknown("layout", str(layout), ["NHWC", "NCHW"])
-    pairs = {
-        name: (canonical(pair[0], kind=kind, layout=layout, where=where), pair[1])
-        for name, pair in found.items()
-        if pair is not None
-    }
-    boolean = pairs["train"][0].ndim == 4 and pairs["train"][0].dtype == bool
-    return Pieces(**pairs, bits=1 if boolean else 8)
+    train, validation, test = (
+        None
+        if pair is None
+        else (canonical(pair[0], kind=kind, layout=layout, where=where), pair[1])
+        for pair in map(found.get, ("train", "validation", "test"))
+    )
+    if train is None:
+        raise DataError(f"{where}: nothing to train on was given: give an array")
+    boolean = train[0].ndim == 4 and train[0].dtype == bool
+    return Pieces(train, validation, test, bits=1 if boolean else 8)
 
 
 def canonical(
@@ -189,16 +192,17 @@ def _square(x: np.ndarray, where: str) -> np.ndarray:
 def _load(path: Path) -> Iterator[Arrays]:
     with path.open("rb") as file:
         start = file.read(6)
-    if path.suffix == ".npy":
-        if start != b"\x93NUMPY":
-            raise DataError(f"{path} is not a .npy file: it starts with {start!r}")
-        # a map of the file: what is carved from it is the only copy in memory
-        yield {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
-        return
-    if start[:2] != b"PK":
-        raise DataError(f"{path} is not a .npz file: it starts with {start!r}")
-    with np.load(path, allow_pickle=False) as arrays:
-        yield arrays
+        file.seek(0)
+        if path.suffix.lower() == ".npy":
+            if start != b"\x93NUMPY":
+                raise DataError(f"{path} is not a .npy file: it starts with {start!r}")
+            # a map of the file: what is carved from it is the only copy in memory
+            yield {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
+            return
+        if start[:2] != b"PK":
+            raise DataError(f"{path} is not a .npz file: it starts with {start!r}")
+        with np.load(file, allow_pickle=False) as arrays:
+            yield arrays
 
 
 @contextmanager

@@ -51,29 +51,15 @@ def checked_vectors(
     """
     _check_type_and_size(x, where)
     names = column_names(columns, x.shape[1])
-    _refuse(
-        np.isnan(x) if x.dtype.kind == "f" else None,
-        names,
-        where,
-        "missing (NaN) values",
-        "fill them in or remove those rows",
-    )
-    _refuse(
-        np.isinf(x) if x.dtype.kind == "f" else None,
-        names,
-        where,
-        "infinite values",
-        "remove those rows",
-    )
+    if x.dtype.kind == "f":
+        cure = "fill them in or remove those rows"
+        _refuse(np.isnan(x), names, where, "missing (NaN) values", cure)
+        _refuse(np.isinf(x), names, where, "infinite values", "remove those rows")
     with np.errstate(over="ignore"):
         narrow = x.astype(np.float32, copy=False)
-    _refuse(
-        np.isinf(narrow) if x.dtype.itemsize > 4 else None,
-        names,
-        where,
-        "values beyond 3.4e38, float32's range",
-        "divide the column or take its logarithm",
-    )
+    if x.dtype.itemsize > narrow.dtype.itemsize:
+        what = "values beyond 3.4e38, float32's range"
+        _refuse(np.isinf(narrow), names, where, what, "divide it or take its logarithm")
     return narrow, _integer_columns(x)
 
 
@@ -165,8 +151,8 @@ def _check_type_and_size(x: np.ndarray, where: str) -> None:
         raise DataError(f"{where}: nothing in it, its shape is {x.shape}: give at least two rows")
 
 
-def _refuse(bad: np.ndarray | None, names: list[str], where: str, what: str, cure: str) -> None:
-    if bad is None or not bad.any():
+def _refuse(bad: np.ndarray, names: list[str], where: str, what: str, cure: str) -> None:
+    if not bad.any():
         return
     counts = bad.sum(axis=0)
     guilty = [names[i] for i in np.flatnonzero(counts)]

@@ -216,8 +216,8 @@ def _check_agreement(given: dict[str, Pair], name: str) -> None:
     if len({y is None for _, y in given.values()}) > 1:
         without = [key for key, (_, y) in given.items() if y is None]
         raise DataError(
-            f"{name}: {content.listed(without)} has no labels but the other splits do: give all of "
-            "them labels, or none"
+            f"{name}: {content.listed(without)} has no labels but the other splits do: give "
+            "all of them labels, or none"
         )
     for key, (x, y) in given.items():
         if y is not None and len(x) != len(y):

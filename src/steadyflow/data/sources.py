@@ -75,15 +75,15 @@ def open(
     asked = {
         "n": n,
         "size": size,
-        "gray": gray,
+        "gray": gray or None,
         "label": label,
-        "columns": None if columns is None else list(columns),
-        "drop": None if drop is None else list(drop),
+        "columns": list(columns or []) or None,
+        "drop": list(drop or []) or None,
         "key": key,
         "kind": kind,
         "layout": layout,
     }
-    given = {name: value for name, value in asked.items() if value not in (None, False, [])}
+    given = {name: value for name, value in asked.items() if value is not None}
     source = str(source)
     reader = _reader(source, seed)
     _check_options(given, reader, source)

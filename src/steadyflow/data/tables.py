@@ -50,7 +50,7 @@ def read(
         DataError: for a damaged file, missing values, or a column that is not numbers.
         ImportError: for Parquet without pyarrow, with the line that installs it.
     """
-    table = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+    table = read_parquet(path) if path.suffix.lower() == ".parquet" else read_csv(path)
     names = list(table)
     kept = choose(names, columns=columns, drop=drop, label=label, where=str(path))
     chosen = [names[i] for i in kept]
@@ -130,7 +130,7 @@ def _rows(path: Path) -> list[list[str]]:
 def _text(path: Path) -> str:
     try:
         raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+        text = (gzip.decompress(raw) if path.suffix.lower() == ".gz" else raw).decode("utf-8-sig")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path} is a damaged gzip file ({error}): get it again") from error
     except UnicodeDecodeError as error:
