@@ -9,22 +9,28 @@ __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from steadyflow.flow import Flow as Flow
+    from steadyflow.models.glow import Glow as Glow
+    from steadyflow.models.maf import MAF as MAF
     from steadyflow.models.model import GenerativeModel as GenerativeModel
     from steadyflow.models.nice import NICE as NICE
     from steadyflow.models.realnvp import RealNVP as RealNVP
+    from steadyflow.models.spline_flow import SplineFlow as SplineFlow
     from steadyflow.training import fit as fit
     from steadyflow.training import load as load
 
 _HOMES = {
     "Flow": "steadyflow.flow",
     "GenerativeModel": "steadyflow.models",
+    "Glow": "steadyflow.models",
+    "MAF": "steadyflow.models",
     "NICE": "steadyflow.models",
     "RealNVP": "steadyflow.models",
+    "SplineFlow": "steadyflow.models",
     "fit": "steadyflow.training",
     "load": "steadyflow.training",
 }
 
-__all__ = ["NICE", "Flow", "GenerativeModel", "RealNVP", "fit", "load"]
+__all__ = ["MAF", "NICE", "Flow", "GenerativeModel", "Glow", "RealNVP", "SplineFlow", "fit", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,10 +19,22 @@ from steadyflow.bijections.bijection import sum_event
 class Base(nn.Module):
     """A distribution over latents z of shape (batch, *event_shape)."""
 
+    _like: Tensor
+
     def __init__(self, event_shape: Sequence[int]):
         super().__init__()
         self.event_shape = tuple(event_shape)
         self.register_buffer("_like", torch.zeros(()), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The arithmetic of the draws, which follows `.double()`, `.half()` and the like."""
+        return self._like.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the draws are made."""
+        return self._like.device
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density of z: (batch, *event) in nats, shape (batch,), float32 or wider."""
@@ -85,7 +97,9 @@ class StandardLogistic(Base):
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density of z: (batch, *event), shape (batch,)."""
-        return -sum_event(F.softplus(z) + F.softplus(-z))
+        # softplus(z) + softplus(-z), exact where softplus itself switches to its asymptote
+        far = z.abs()
+        return -sum_event(far + 2 * F.softplus(-far))
 
     def sample(
         self,
@@ -96,8 +110,8 @@ class StandardLogistic(Base):
     ) -> Tensor:
         """Draws z: (n, *event), `temperature` times the standard logistic."""
         u = self._uniform(n, generator)
-        tiny = torch.finfo(u.dtype).tiny
-        return torch.logit(u.clamp(min=tiny)) * temperature
+        # u = 0 stands for the interval up to the next number: half of that, not a wild outlier
+        return torch.logit(u.clamp(min=torch.finfo(u.dtype).eps / 4)) * temperature
 
 
 class DiagonalNormal(Base):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch.distributions import Distribution, constraints
 
 if TYPE_CHECKING:
     from steadyflow.flow import Flow
+SampleShape = torch.Size | list[int] | tuple[int, ...]
 
 
 class FlowDistribution(Distribution):
@@ -21,14 +22,18 @@ class FlowDistribution(Distribution):
     Args:
         flow: the flow.
         context: (*batch, features) or None.
+        validate_args: check the values given to `log_prob` (shape, NaN, integers out of range);
+            torch's own setting without it.
     """
 
-    arg_constraints: dict[str, constraints.Constraint] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
-    def __init__(self, flow: Flow, context: Tensor | None = None):
+    def __init__(
+        self, flow: Flow, context: Tensor | None = None, validate_args: bool | None = None
+    ):
         self.flow, self.context = flow, context
         batch_shape = torch.Size() if context is None else context.shape[:-1]
-        super().__init__(batch_shape, torch.Size(flow.event_shape), validate_args=False)
+        super().__init__(batch_shape, torch.Size(flow.event_shape), validate_args)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -44,7 +49,7 @@ class FlowDistribution(Distribution):
         pixels = constraints.integer_interval(0, dequantization.levels - 1)
         return constraints.independent(pixels, len(self.event_shape))
 
-    def expand(self, batch_shape, _instance=None) -> FlowDistribution:  # noqa: ANN001
+    def expand(self, batch_shape, _instance=None) -> FlowDistribution:
         """The same distribution with a larger batch shape."""
         new = self._get_checked_instance(FlowDistribution, _instance)
         batch_shape = torch.Size(batch_shape)
@@ -53,22 +58,25 @@ class FlowDistribution(Distribution):
         if self.context is not None:
             new.context = self.context.expand(*batch_shape, self.context.shape[-1])
         super(FlowDistribution, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
         return new
 
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def rsample(self, sample_shape: SampleShape = torch.Size()) -> Tensor:  # noqa: B008
         """Draws (*sample_shape, *batch_shape, *event_shape) with gradients to the parameters."""
         if not self.has_rsample:
             raise NotImplementedError("integer data has no reparametrised draw: use sample()")
         n, context, shape = self._draws(sample_shape)
         return self.flow.sample_with_log_prob(n, context)[0].reshape(shape)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: SampleShape = torch.Size()) -> Tensor:  # noqa: B008
         """Draws (*sample_shape, *batch_shape, *event_shape) without gradients."""
         n, context, shape = self._draws(sample_shape)
         return self.flow.sample(n, context).reshape(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats of value: (*sample_shape, *batch_shape, *event_shape)."""
+        if self._validate_args:
+            self._validate_sample(value)
         events = len(self.event_shape)
         leading = value.shape[: value.dim() - events]
         leading = torch.broadcast_shapes(leading, self.batch_shape)
@@ -76,8 +84,8 @@ class FlowDistribution(Distribution):
         context = self._context(leading)
         return self.flow.log_prob(x.reshape(-1, *x.shape[len(leading) :]), context).view(leading)
 
-    def _draws(self, sample_shape: torch.Size) -> tuple[int, Tensor | None, torch.Size]:
-        shape = self._extended_shape(sample_shape)
+    def _draws(self, sample_shape: SampleShape) -> tuple[int, Tensor | None, torch.Size]:
+        shape = self._extended_shape(torch.Size(sample_shape))
         leading = shape[: len(shape) - len(self.event_shape)]
         return leading.numel(), self._context(leading), shape
 

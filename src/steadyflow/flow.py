@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from steadyflow.bases import Base, StandardNormal
 from steadyflow.bijections.bijection import Bijection
 from steadyflow.bijections.dequantization import UniformDequantization
+from steadyflow.bijections.variational import VariationalDequantization
 from steadyflow.checking import CheckReport, check_flow
 from steadyflow.distribution import FlowDistribution
 
@@ -44,7 +45,7 @@ class Flow(nn.Module):
         bijection: Bijection,
         event_shape: tuple[int, ...],
         base: Base | None = None,
-        dequantization: UniformDequantization | None = None,
+        dequantization: UniformDequantization | VariationalDequantization | None = None,
     ):
         super().__init__()
         self.event_shape = tuple(event_shape)
@@ -100,7 +101,11 @@ class Flow(nn.Module):
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """The data of latents; integers if the flow dequantises."""
-        y, _ = self.bijection.inverse(z, context)
+        if z.shape[1:] != self.base.event_shape:
+            raise ValueError(
+                f"expected latents of shape {_batch(self.base.event_shape)}, got {tuple(z.shape)}"
+            )
+        y, _ = self.bijection.inverse(z, rows(context, z.shape[0]))
         return y if self.dequantization is None else self.dequantization.inverse(y)
 
     @torch.no_grad()
@@ -147,14 +152,27 @@ class Flow(nn.Module):
         x, log_det = self.bijection.inverse(z, context)
         return x, self.base.log_prob(z, context) - log_det
 
-    def distribution(self, context: Tensor | None = None) -> FlowDistribution:
-        """The flow as a torch.distributions.Distribution, given a context if there is one."""
-        return FlowDistribution(self, context)
+    def distribution(
+        self, context: Tensor | None = None, validate_args: bool | None = None
+    ) -> FlowDistribution:
+        """The flow as a torch.distributions.Distribution, given a context if there is one.
+
+        Args:
+            context: (*batch, features) for a batch of distributions, or None.
+            validate_args: check the values given to log_prob; torch's own setting without it.
+        """
+        return FlowDistribution(self, context, validate_args)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Sets the data-dependent parameters from a batch x: (batch, *event); call it once."""
+        """Sets the data-dependent parameters from a batch x: (batch, *event); call it once.
+
+        Raises:
+            ValueError: if x holds NaN or infinite values, from which nothing can be learned.
+        """
         y, _ = self._to_real(x)
-        self.bijection.initialize(y, context)
+        if not torch.isfinite(y).all():
+            raise ValueError("the data hold NaN or infinite values: remove or fill them first")
+        self.bijection.initialize(y, rows(context, y.shape[0]))
 
     def check(self, x: Tensor, context: Tensor | None = None, points: int = 3) -> CheckReport:
         """Measures on real data whether the density can be trusted.
@@ -170,39 +188,55 @@ class Flow(nn.Module):
         """
         with torch.no_grad():
             y, _ = self._to_real(x)
-        return check_flow(self, y, context, points)
+        return check_flow(self, y, rows(context, y.shape[0]), points)
 
     def _to_real(self, x: Tensor) -> tuple[Tensor, Tensor | float]:
         if x.shape[1:] != self.event_shape:
             raise ValueError(
-                f"expected examples of shape (batch, {', '.join(map(str, self.event_shape))}), "
-                f"got {tuple(x.shape)}"
+                f"expected examples of shape {_batch(self.event_shape)}, got {tuple(x.shape)}"
             )
+        own = self.base.dtype
         if self.dequantization is not None:
-            return self.dequantization(x)
+            y, change = self.dequantization(x)
+            return y.to(torch.promote_types(y.dtype, own)), change
         if not x.is_floating_point():
-            raise TypeError(f"expected real numbers (a float tensor), got {x.dtype}: use x.float()")
-        return x, 0.0
+            raise TypeError(
+                f"expected real numbers (a float tensor), got {x.dtype}: use x.float()"
+            )
+        if x.dtype == torch.float64 != own:
+            raise TypeError(
+                f"the data are float64 but the flow is {str(own).removeprefix('torch.')}: "
+                "use x.float(), or flow.double()"
+            )
+        return x.to(torch.promote_types(x.dtype, own)), 0.0
 
     def _to_latent(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         y, change = self._to_real(x)
-        z, log_det = self.bijection(y, context)
+        z, log_det = self.bijection(y, rows(context, y.shape[0]))
         return z, log_det if self.dequantization is None else log_det + change
 
 
 def rows(context: Tensor | None, n: int) -> Tensor | None:
-    """One row of context for each of n draws; a single row serves all of them."""
+    """One row of context for each of n examples; a single row serves all of them."""
     if context is None:
         return None
     if context.dim() == 1:
         context = context[None]
+    if context.dim() != 2:
+        raise ValueError(
+            f"expected a context of shape ({n}, features), got {tuple(context.shape)}"
+        )
+    if context.shape[0] == n:
+        return context
     if context.shape[0] == 1:
         return context.expand(n, -1)
-    if context.shape[0] != n:
-        raise ValueError(
-            f"{n} draws need {n} rows of context or one for all, got {context.shape[0]}"
-        )
-    return context
+    raise ValueError(
+        f"{n} examples need {n} rows of context or one for all, got {context.shape[0]}"
+    )
+
+
+def _batch(event_shape: tuple[int, ...]) -> str:
+    return f"(batch, {', '.join(map(str, event_shape))})"
 
 
 def check_temperature(temperature: float) -> float:

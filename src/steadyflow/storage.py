@@ -49,8 +49,13 @@ def replace_folder(path: str | Path) -> Iterator[Path]:
 
     A folder can not be replaced in one step, so the old one is first renamed aside; a process
     killed between the two renames leaves it as ``.<name>.old``, which `recover_folder` puts back.
+
+    Raises:
+        OSError: if it can not be written, or `path` is a file; what was there is then untouched.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file: choose another name for the folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     old = path.with_name(f".{path.name}.old")
@@ -72,7 +77,7 @@ def replace_folder(path: str | Path) -> Iterator[Path]:
 
 def recover_folder(path: str | Path) -> None:
     """Puts back the old folder if a replacement was cut off between its two renames."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     old = path.with_name(f".{path.name}.old")
     if old.exists() and not path.exists():
         os.replace(old, path)

@@ -1,29 +1,54 @@
 """Invertible maps with log-determinants, one family a file, one interface: `Bijection`."""
 
+from steadyflow.bijections.autoregressive import Autoregressive
 from steadyflow.bijections.bijection import Bijection, Chain, Inverse
+from steadyflow.bijections.convolution import InvertibleConvolution, NormalizedConvolution
 from steadyflow.bijections.coupling import Alternating, Checkerboard, Coupling, Halves, Split
 from steadyflow.bijections.dequantization import UniformDequantization
 from steadyflow.bijections.elementwise import Logit, Scaling, Shift, Standardization
-from steadyflow.bijections.linear import Permutation, Reverse, Shuffle
+from steadyflow.bijections.linear import (
+    HouseholderLinear,
+    LULinear,
+    MatrixExponential,
+    Permutation,
+    Reverse,
+    Shuffle,
+)
+from steadyflow.bijections.mixtures import MixtureOfLogistics
 from steadyflow.bijections.normalization import ActNorm
+from steadyflow.bijections.precision import FullPrecision
+from steadyflow.bijections.priors import LearnedPrior
 from steadyflow.bijections.shape import Flatten, MultiScale, Squeeze, Unsqueeze
+from steadyflow.bijections.splines import CircularSpline, RationalQuadraticSpline
 from steadyflow.bijections.transforms import Additive, Affine, Transform
+from steadyflow.bijections.variational import VariationalDequantization
 
 __all__ = [
     "ActNorm",
     "Additive",
     "Affine",
     "Alternating",
+    "Autoregressive",
     "Bijection",
     "Chain",
     "Checkerboard",
+    "CircularSpline",
     "Coupling",
     "Flatten",
+    "FullPrecision",
     "Halves",
+    "HouseholderLinear",
     "Inverse",
+    "InvertibleConvolution",
+    "LULinear",
+    "LearnedPrior",
     "Logit",
+    "MatrixExponential",
+    "MixtureOfLogistics",
     "MultiScale",
+    "NormalizedConvolution",
     "Permutation",
+    "RationalQuadraticSpline",
     "Reverse",
     "Scaling",
     "Shift",
@@ -34,4 +59,5 @@ __all__ = [
     "Transform",
     "UniformDequantization",
     "Unsqueeze",
+    "VariationalDequantization",
 ]

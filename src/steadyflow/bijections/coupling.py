@@ -11,12 +11,17 @@ Dinh, Krueger & Bengio (2014), sec. 3.2; Dinh, Sohl-Dickstein & Bengio (2017), s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steadyflow.bijections.bijection import Bijection, Transformed
+from steadyflow.bijections import fused_coupling
+from steadyflow.bijections.bijection import Bijection, Transformed, gradients
+from steadyflow.bijections.shape import channels_to_space, space_to_channels
 from steadyflow.bijections.transforms import Transform
+
+Conditioner = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Split:
@@ -46,6 +51,10 @@ class Split:
         """The inverse of `divide`."""
         raise NotImplementedError
 
+    def columns(self, features: int) -> tuple[range, range] | None:
+        """The indices of kept and moved in a vector, if both are regular with the same step."""
+        return None
+
     def shapes(self, event_shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shapes of kept and moved for an event shape; fails if it can not be divided."""
         kept, moved = self(torch.empty(1, *event_shape, device="meta"))
@@ -60,6 +69,11 @@ class Split:
 class Halves(Split):
     """The first half of the variables or channels, and the second: x[:, :n/2], x[:, n/2:]."""
 
+    def columns(self, features: int) -> tuple[range, range]:
+        """The first half and the second."""
+        first, second = range(features // 2), range(features // 2, features)
+        return (second, first) if self.flip else (first, second)
+
     def divide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Divides along axis 1; the first part is the smaller one if the number is odd."""
         half = x.shape[1] // 2
@@ -72,6 +86,11 @@ class Halves(Split):
 
 class Alternating(Split):
     """Even variables and odd variables: x[:, 0::2], x[:, 1::2] (NICE's partition)."""
+
+    def columns(self, features: int) -> tuple[range, range]:
+        """The even indices and the odd ones."""
+        first, second = range(0, features, 2), range(1, features, 2)
+        return (second, first) if self.flip else (first, second)
 
     def divide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Divides by the parity of the index along axis 1."""
@@ -100,7 +119,7 @@ class Checkerboard(Split):
                 f"got {tuple(x.shape[1:])}"
             )
         # unshuffled channels are (c, 2 * row + column): 0 and 3 have i + j even, 1 and 2 odd
-        cells = F.pixel_unshuffle(x, 2).unflatten(1, (-1, 4))
+        cells = space_to_channels(x).unflatten(1, (-1, 4))
         even = cells[:, :, 0::3].flatten(1, 2)
         odd = cells[:, :, 1:3].flatten(1, 2)
         return even, odd
@@ -109,7 +128,7 @@ class Checkerboard(Split):
         """Puts the two colours back on the board."""
         even, odd = first.unflatten(1, (-1, 2)), second.unflatten(1, (-1, 2))
         cells = torch.cat((even[:, :, :1], odd, even[:, :, 1:]), 2)
-        return F.pixel_shuffle(cells.flatten(1, 2), 2)
+        return channels_to_space(cells.flatten(1, 2))
 
 
 SPLITS: dict[str, type[Split]] = {
@@ -145,17 +164,54 @@ class Coupling(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
         """Moves the moved variables as the kept ones say."""
-        kept, moved = self.split(x)
-        parameters = self.conditioner(kept, context).to(x.dtype)
-        moved, log_det = self.transform.forward(moved, parameters)
-        return self.split.merge(kept, moved), log_det
+        return self._apply_to(x, context, inverse=False)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
         """Moves them back; exact, at the cost of one forward."""
-        kept, moved = self.split(z)
-        parameters = self.conditioner(kept, context).to(z.dtype)
-        moved, log_det = self.transform.inverse(moved, parameters)
+        return self._apply_to(z, context, inverse=True)
+
+    def _apply_to(self, x: Tensor, context: Tensor | None, inverse: bool) -> Transformed:
+        if not torch.compiler.is_compiling():
+            fast = fused_coupling.attempt(self, x, context, inverse)
+            if fast is not None:
+                return fast
+        return self.plain(self.conditioner, x, context, inverse)
+
+    def plain(
+        self, conditioner: Conditioner, x: Tensor, context: Tensor | None, inverse: bool
+    ) -> Transformed:
+        """The definition, in torch's own operations, with any conditioner."""
+        kept, moved = self.split(x)
+        parameters = conditioner(kept, context).to(x.dtype)
+        transform = self.transform.inverse if inverse else self.transform.forward
+        moved, log_det = transform(moved, parameters)
         return self.split.merge(kept, moved), log_det
+
+    def backward_step(
+        self,
+        z: Tensor,
+        grad_z: Tensor,
+        grad_log_det: Tensor,
+        context: Tensor | None,
+        inputs: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor | None]]:
+        """The input and the gradients from the output, with one evaluation of the conditioner.
+
+        For reversible training; see `steadyflow.bijections.reversible.OneEvaluation`.
+        """
+        kept, moved = self.split(z)
+        of_kept, of_moved = self.split(grad_z)
+        with torch.enable_grad():
+            kept = kept.detach().requires_grad_()
+            parameters = self.conditioner(kept, context).to(z.dtype)
+            with torch.no_grad():
+                start = self.transform.inverse(moved, parameters)[0]
+            outputs = self.transform.forward(start.requires_grad_(), parameters)
+        sources = [start, kept, *inputs]
+        of_start, more, *grads = gradients(outputs, (of_moved, grad_log_det), sources)
+        of_kept = of_kept if more is None else of_kept + more
+        x = self.split.merge(kept.detach(), start.detach())
+        return x, self.split.merge(of_kept, of_start), grads  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
         """Split and transform, for the printed model."""

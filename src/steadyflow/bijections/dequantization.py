@@ -41,19 +41,32 @@ class UniformDequantization(nn.Module):
 
         Raises:
             TypeError: if x is not of an integer type.
+            ValueError: if an integer is out of range.
         """
         if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
             raise TypeError(
                 f"pixels must be integers from 0 to {self.levels - 1} (uint8), got {x.dtype}: "
                 "give the integer image, or build the model with bits=0 for real-valued data"
             )
-        dtype = torch.get_default_dtype()
-        noise = torch.rand(x.shape, dtype=dtype, device=x.device)
-        y = (x + noise).clamp_(max=math.nextafter(self.levels, 0)) / self.levels
+        self._check_range(x)
+        noise = torch.rand(x.shape, dtype=torch.get_default_dtype(), device=x.device)
+        # the largest noise that x + noise does not round up into the next bin
+        noise.clamp_(max=1 - self.levels * torch.finfo(noise.dtype).eps / 2)
         log_det = -x.shape[1:].numel() * math.log(self.levels)
-        return y, noise.new_full((len(x),), log_det)
+        return (x + noise) / self.levels, noise.new_full((x.shape[0],), log_det)
 
     def inverse(self, y: Tensor) -> Tensor:
         """Reals y to the integers whose bin they lie in; what lies outside [0, 1) is clipped."""
         x = (y * self.levels).floor().clamp(0, self.levels - 1)
         return x.to(torch.uint8 if self.bits <= 8 else torch.int32)
+
+    def _check_range(self, x: Tensor) -> None:
+        fits = x.dtype == torch.uint8 and self.bits >= 8
+        if fits or not x.numel() or torch.compiler.is_compiling():
+            return
+        low, high = int(x.min()), int(x.max())
+        if low < 0 or high >= self.levels:
+            raise ValueError(
+                f"pixels of {self.bits} bits lie in 0 to {self.levels - 1}, got {low} to {high}: "
+                "reduce the images, or build the model with the bits that they have"
+            )

@@ -1,6 +1,6 @@
 """Elementwise bijections with learned or fixed parameters of their own.
 
-    z_i = f_i(x_i)             log|det dz/dx| = sum_i log |f_i'(x_i)|
+z_i = f_i(x_i)             log|det dz/dx| = sum_i log |f_i'(x_i)|
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steadyflow.bijections.bijection import Bijection, Transformed, constant_log_det, sum_event
+from steadyflow.bijections.bijection import (
+    Bijection,
+    Shape,
+    Transformed,
+    constant_log_det,
+    same_shape,
+    sum_event,
+    zero_log_det,
+)
 
 
 class Scaling(Bijection):
@@ -31,17 +39,30 @@ class Scaling(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
         """Multiplies; log_det = sum_i s_i."""
-        return x * self.log_scale.exp(), constant_log_det(self.log_scale.sum(), x)
+        return x * self.log_scale.exp(), constant_log_det(self.log_scale, x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
         """Divides."""
-        return z * torch.exp(-self.log_scale), constant_log_det(-self.log_scale.sum(), z)
+        return z * torch.exp(-self.log_scale), constant_log_det(-self.log_scale, z)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Starts at the data's own scale: s = -log std, with the std floored at 1e-4."""
-        std = x.flatten(1).std(0).clamp_min(1e-4).view_as(self.log_scale)
+        """Starts at the data's own scale: s = -log std, with the std floored at 1e-4.
+
+        A single example has no scale: then s stays as it is.
+        """
+        if len(x) < 2:
+            return
+        std = x.double().std(0, correction=0).clamp_min(1e-4)
         self.log_scale.copy_(-std.log())
+
+    def output_shape(self, event_shape: Shape) -> Shape:
+        """The same; fails on another one than the constructor's."""
+        return same_shape(self, self.log_scale.shape, event_shape)
+
+    def input_shape(self, event_shape: Shape) -> Shape:
+        """The same; fails on another one than the constructor's."""
+        return same_shape(self, self.log_scale.shape, event_shape)
 
 
 class Shift(Bijection):
@@ -53,11 +74,11 @@ class Shift(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
         """Adds."""
-        return x + self.shift, x.new_zeros(x.shape[0])
+        return x + self.shift, zero_log_det(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
         """Subtracts."""
-        return z - self.shift, z.new_zeros(z.shape[0])
+        return z - self.shift, zero_log_det(z)
 
 
 class Standardization(Bijection):
@@ -71,6 +92,9 @@ class Standardization(Bijection):
         event_shape: shape of one example.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, event_shape: Sequence[int]):
         super().__init__()
         self.register_buffer("mean", torch.zeros(*event_shape))
@@ -78,11 +102,11 @@ class Standardization(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
         """Subtracts the mean and divides by the std."""
-        return (x - self.mean) / self.std, constant_log_det(-self.std.log().sum(), x)
+        return (x - self.mean) / self.std, constant_log_det(-self.std.log(), x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
         """Multiplies by the std and adds the mean."""
-        return torch.addcmul(self.mean, z, self.std), constant_log_det(self.std.log().sum(), z)
+        return torch.addcmul(self.mean, z, self.std), constant_log_det(self.std.log(), z)
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -96,11 +120,19 @@ class Standardization(Bijection):
         constant = (std <= 1e-12 * mean.abs().clamp_min(1e-12)).flatten().nonzero().flatten()
         if len(constant):
             raise ValueError(
-                f"variable {constant[0].item()} of the data is constant ({mean.flatten()[constant[0]]:g}): "
-                "it has no density; leave the column out"
+                f"variable {constant[0].item()} of the data is constant "
+                f"({mean.flatten()[constant[0]]:g}): it has no density; leave the column out"
             )
         self.mean.copy_(mean)
         self.std.copy_(std)
+
+    def output_shape(self, event_shape: Shape) -> Shape:
+        """The same; fails on another one than the constructor's."""
+        return same_shape(self, self.mean.shape, event_shape)
+
+    def input_shape(self, event_shape: Shape) -> Shape:
+        """The same; fails on another one than the constructor's."""
+        return same_shape(self, self.mean.shape, event_shape)
 
 
 class Logit(Bijection):
@@ -132,4 +164,6 @@ class Logit(Bijection):
         return x, -sum_event(self._log_slope(z))
 
     def _log_slope(self, z: Tensor) -> Tensor:
-        return F.softplus(z) + F.softplus(-z) + math.log(1 - 2 * self.alpha)
+        # softplus(z) + softplus(-z), exact where softplus itself switches to its asymptote
+        far = z.abs()
+        return far + 2 * F.softplus(-far) + math.log(1 - 2 * self.alpha)

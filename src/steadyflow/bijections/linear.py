@@ -1,6 +1,13 @@
-"""Linear bijections: permutations.
+"""Linear bijections: permutations, and dense matrices in forms whose determinant is at hand.
 
-    z = P x              log|det P| = 0
+z = P x              log|det P| = 0
+z = L U x + b        log|det| = sum_i log U_ii                 LULinear
+z = Q x + b          Q = H_1 .. H_n orthogonal, log|det| = 0   HouseholderLinear
+z = exp(A) x + b     log|det| = trace A                        MatrixExponential
+
+Kingma & Dhariwal, "Glow" (2018), eq. 10, for LU; Tomczak & Welling, "Improving Variational
+Auto-Encoders using Householder Flow" (2016); Hoogeboom et al., "The Convolution Exponential and
+Generalized Sylvester Flows" (2020), for the exponential.
 """
 
 from __future__ import annotations
@@ -8,9 +15,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from steadyflow.bijections.bijection import Bijection, Transformed, zero_log_det
+from steadyflow.bijections.bijection import (
+    Bijection,
+    Shape,
+    Transformed,
+    constant_log_det,
+    same_shape,
+    zero_log_det,
+)
 
 
 class Permutation(Bijection):
@@ -25,11 +39,10 @@ class Permutation(Bijection):
 
     def __init__(self, order: Sequence[int]):
         super().__init__()
-        order = torch.as_tensor(order, dtype=torch.int64)
-        if sorted(order.tolist()) != list(range(len(order))):
-            raise ValueError(f"not a permutation of 0 .. {len(order) - 1}: {order.tolist()}")
-        self.register_buffer("order", order)
-        self.register_buffer("back", order.argsort())
+        if sorted(order) != list(range(len(order))):
+            raise ValueError(f"not a permutation of 0 .. {len(order) - 1}: {list(order)}")
+        self.register_buffer("order", torch.tensor(order, dtype=torch.int64))
+        self.register_buffer("back", self.order.argsort())
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
         """Permutes axis 1."""
@@ -38,6 +51,14 @@ class Permutation(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
         """Permutes axis 1 back."""
         return z.index_select(1, self.back), zero_log_det(z)
+
+    def output_shape(self, event_shape: Shape) -> Shape:
+        """The same; fails on another number of channels."""
+        return same_shape(self, (*self.order.shape, *event_shape[1:]), event_shape)
+
+    def input_shape(self, event_shape: Shape) -> Shape:
+        """The same; fails on another number of channels."""
+        return same_shape(self, (*self.order.shape, *event_shape[1:]), event_shape)
 
 
 class Shuffle(Permutation):
@@ -63,3 +84,120 @@ class Reverse(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
         """Turns it back."""
         return z.flip(1), zero_log_det(z)
+
+
+class Dense(Bijection):
+    """z = W x + b on vectors, with a matrix W that a subclass builds. Starts as the identity.
+
+    Args:
+        size: number of variables, D.
+    """
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+        self.bias = nn.Parameter(torch.zeros(size))
+
+    def output_shape(self, event_shape: Shape) -> Shape:
+        """The same; fails on another size."""
+        return same_shape(self, (self.size,), event_shape)
+
+    def input_shape(self, event_shape: Shape) -> Shape:
+        """The same; fails on another size."""
+        return same_shape(self, (self.size,), event_shape)
+
+    def extra_repr(self) -> str:
+        """The size, for the printed model."""
+        return f"size={self.size}"
+
+
+class LULinear(Dense):
+    """W = L U with ones on L's diagonal and exp(s) on U's: log|det W| = sum s.
+
+    The inverse solves two triangular systems; no matrix is inverted.
+    """
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.lower = nn.Parameter(torch.zeros(size, size))
+        self.upper = nn.Parameter(torch.zeros(size, size))
+        self.log_diagonal = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
+        """Multiplies by U, then by L."""
+        lower, upper = self._factors()
+        return torch.addmm(self.bias, x @ upper.t(), lower.t()), self._log_det(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
+        """Solves for L, then for U."""
+        lower, upper = self._factors()
+        y = torch.linalg.solve_triangular(
+            lower, (z - self.bias).t(), upper=False, unitriangular=True
+        )
+        return torch.linalg.solve_triangular(upper, y, upper=True).t(), -self._log_det(z)
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        one = torch.eye(self.size, dtype=self.bias.dtype, device=self.bias.device)
+        diagonal = torch.diag(self.log_diagonal.exp())
+        return self.lower.tril(-1) + one, self.upper.triu(1) + diagonal
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return constant_log_det(self.log_diagonal, x)
+
+
+class HouseholderLinear(Dense):
+    """W = H_1 .. H_n S: orthogonal, a product of reflections H_i = I - 2 v_i v_i' / |v_i|^2.
+
+    v_i is 0 before its i-th entry and 1 there, which reaches every orthogonal matrix of one
+    orientation with n = D; S changes the signs of the first n variables, so that W starts as the
+    identity. The inverse is the transpose.
+
+    Args:
+        size: number of variables, D.
+        reflections: n; D of them by default.
+    """
+
+    def __init__(self, size: int, reflections: int | None = None):
+        super().__init__(size)
+        reflections = size if reflections is None else reflections
+        if not 1 <= reflections <= size:
+            raise ValueError(f"reflections must be from 1 to {size}, got {reflections}")
+        self.vectors = nn.Parameter(torch.zeros(size, reflections))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
+        """Rotates."""
+        return torch.addmm(self.bias, x, self.matrix().t()), zero_log_det(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
+        """Rotates back."""
+        return (z - self.bias) @ self.matrix(), zero_log_det(z)
+
+    def matrix(self) -> Tensor:
+        """W, (D, D)."""
+        below = self.vectors.tril(-1)
+        tau = 2 / (1 + below.square().sum(0))
+        count = below.shape[1]
+        # householder_product takes the ones on the diagonal for granted and needs D columns
+        wide = torch.cat((below, below.new_zeros(self.size, self.size - count)), 1)
+        product = torch.linalg.householder_product(wide, tau)
+        sign = torch.ones_like(self.bias)
+        sign[:count] = -1
+        return product * sign
+
+
+class MatrixExponential(Dense):
+    """W = exp(A) with any A: log|det W| = trace A, and W^-1 = exp(-A) is as easy as W."""
+
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.generator = nn.Parameter(torch.zeros(size, size))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
+        """Multiplies by exp(A)."""
+        z = torch.addmm(self.bias, x, torch.matrix_exp(self.generator).t())
+        return z, constant_log_det(self.generator.diagonal(), x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
+        """Multiplies by exp(-A)."""
+        x = (z - self.bias) @ torch.matrix_exp(-self.generator).t()
+        return x, -constant_log_det(self.generator.diagonal(), z)

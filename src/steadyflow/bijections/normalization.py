@@ -2,8 +2,8 @@
 
     z = (x + b) * exp(s)                  log|det dz/dx| = H W sum_c s_c
 
-Kingma & Dhariwal, "Glow" (2018), sec. 3.1. Batch normalisation without its dependence on the batch:
-after the first batch b and s are ordinary parameters.
+Kingma & Dhariwal, "Glow" (2018), sec. 3.1. Batch normalisation without its dependence on the
+batch: after the first batch b and s are ordinary parameters.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from steadyflow.bijections.bijection import Bijection, Transformed, constant_log_det
+from steadyflow.bijections.bijection import (
+    Bijection,
+    Shape,
+    Transformed,
+    constant_log_det,
+    same_shape,
+)
 
 
 class ActNorm(Bijection):
@@ -63,9 +69,16 @@ class ActNorm(Bijection):
         self.log_scale.copy_(-std.log())
         self.initialized.fill_(True)
 
+    def output_shape(self, event_shape: Shape) -> Shape:
+        """The same; fails on another number of channels."""
+        return same_shape(self, (*self.shift.shape, *event_shape[1:]), event_shape)
+
+    def input_shape(self, event_shape: Shape) -> Shape:
+        """The same; fails on another number of channels."""
+        return same_shape(self, (*self.shift.shape, *event_shape[1:]), event_shape)
+
     def _wide(self, parameter: Tensor, x: Tensor) -> Tensor:
         return parameter.view(-1, *(1,) * (x.dim() - 2))
 
     def _log_det(self, x: Tensor) -> Tensor:
-        positions = x.shape[2:].numel()
-        return constant_log_det(self.log_scale.sum() * positions, x)
+        return constant_log_det(self.log_scale, x) * x.shape[2:].numel()

@@ -67,7 +67,7 @@ class Affine(Transform):
 
         'tanh'     s = bound * tanh(r / bound)     in (-bound, bound), slope 1 at zero
         'softsign' s = r / (1 + |r| / bound)       the same range, reached more slowly
-        'sigmoid'  s = logsigmoid(r + 2)           Glow's; only shrinks, floored at -bound
+        'sigmoid'  s = bound * tanh(logsigmoid(r + 2) / bound)    Glow's; only shrinks
         'exp'      s = r                           unbounded: for comparison with the papers
 
     A bound keeps the inverse stable: no layer can stretch a distance by more than exp(bound).
@@ -111,16 +111,11 @@ def _softsign(raw: Tensor, bound: float) -> Tensor:
 
 
 def _sigmoid(raw: Tensor, bound: float) -> Tensor:
-    return _softplus_floor(F.logsigmoid(raw + 2), -bound)
+    return torch.tanh(F.logsigmoid(raw + 2) / bound) * bound
 
 
 def _exp(raw: Tensor, bound: float) -> Tensor:
     return raw
-
-
-def _softplus_floor(s: Tensor, floor: float) -> Tensor:
-    """A smooth max(s, floor): equal to s well above the floor, never below it."""
-    return floor + F.softplus(s - floor)
 
 
 LOG_SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -129,4 +124,3 @@ LOG_SCALES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "sigmoid": _sigmoid,
     "exp": _exp,
 }
-

@@ -148,11 +148,16 @@ def _common_shape(
 def _pixels(files: list[Path], shape: tuple[int, int, int]) -> np.ndarray:
     pixels = np.empty((len(files), *shape), dtype=np.uint8)
     for row, file in zip(pixels, files, strict=True):
-        row[...] = _decoded(file, shape)
+        row[...] = decode(file, shape)
     return pixels
 
 
-def _decoded(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def decode(file: Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """The pixels of an image file, scaled and cropped to (C, H, W), uint8.
+
+    Raises:
+        DataError: if it can not be read.
+    """
     from PIL import Image, ImageOps
 
     channels, height, width = shape

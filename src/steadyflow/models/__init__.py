@@ -6,19 +6,64 @@ Models are imported when they are first asked for, so that `steadyflow --help` s
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from steadyflow.errors import unknown
 
 if TYPE_CHECKING:
+    from steadyflow.models.glow import Glow as Glow
+    from steadyflow.models.maf import MAF as MAF
     from steadyflow.models.model import GenerativeModel as GenerativeModel
     from steadyflow.models.nice import NICE as NICE
     from steadyflow.models.realnvp import RealNVP as RealNVP
+    from steadyflow.models.spline_flow import SplineFlow as SplineFlow
 
-# name on the command line -> (module, class, one line for the list of models)
-MODELS: dict[str, tuple[str, str, str]] = {
-    "nice": ("nice", "NICE", "additive coupling and a diagonal scaling (Dinh et al. 2014)"),
-    "realnvp": ("realnvp", "RealNVP", "affine coupling, multi-scale for images (Dinh et al. 2016)"),
+
+
+class Entry(NamedTuple):
+    """What is known of a model before it is imported.
+
+    Attributes:
+        module: its file.
+        attribute: its class.
+        about: one line for the list of models.
+        likelihood: what its log_prob is, for each kind of data that it takes.
+    """
+
+    module: str
+    attribute: str
+    about: str
+    likelihood: dict[str, str]
+
+
+FLOW = {"vector": "exact", "image": "bound"}  # a bound, since the pixels are dequantised
+
+# by their names on the command line
+MODELS: dict[str, Entry] = {
+    "nice": Entry(
+        "nice", "NICE", "additive coupling and a diagonal scaling (Dinh et al. 2014)", FLOW
+    ),
+    "realnvp": Entry(
+        "realnvp", "RealNVP", "affine coupling, multi-scale for images (Dinh et al. 2016)", FLOW
+    ),
+    "glow": Entry(
+        "glow",
+        "Glow",
+        "invertible 1x1 convolutions, for images (Kingma & Dhariwal 2018)",
+        {"image": "bound"},
+    ),
+    "maf": Entry(
+        "maf",
+        "MAF",
+        "masked autoregressive flow, for tables (Papamakarios et al. 2017)",
+        {"vector": "exact"},
+    ),
+    "spline-flow": Entry(
+        "spline_flow",
+        "SplineFlow",
+        "neural spline flow, for tables (Durkan et al. 2019)",
+        {"vector": "exact"},
+    ),
 }
 
 
@@ -26,18 +71,23 @@ def model_class(name: str) -> type[GenerativeModel]:
     """The class of a model by its command-line name; an unknown one suggests the nearest."""
     if name not in MODELS:
         raise unknown("model", name, MODELS)
-    module, attribute, _ = MODELS[name]
-    return getattr(importlib.import_module(f"steadyflow.models.{module}"), attribute)
+    entry = MODELS[name]
+    return getattr(importlib.import_module(f"steadyflow.models.{entry.module}"), entry.attribute)
 
 
 def __getattr__(attribute: str) -> Any:
     if attribute == "GenerativeModel":
         return importlib.import_module("steadyflow.models.model").GenerativeModel
-    for name, (_, known, _) in MODELS.items():
-        if attribute == known:
+    for name, entry in MODELS.items():
+        if attribute == entry.attribute:
             return model_class(name)
     raise AttributeError(f"module 'steadyflow.models' has no attribute '{attribute}'")
 
 
 def __dir__() -> list[str]:
-    return ["MODELS", "GenerativeModel", "model_class", *(known for _, known, _ in MODELS.values())]
+    return [
+        "MODELS",
+        "GenerativeModel",
+        "model_class",
+        *(entry.attribute for entry in MODELS.values()),
+    ]

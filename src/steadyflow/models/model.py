@@ -1,14 +1,16 @@
 """The interface that training, evaluation and the command line see of every model.
 
-A model is built from plain values, which are its config; it can be saved into a folder of two files
-(config.json and model.safetensors) and built again from it, without running anybody's code.
+A model is built from plain values, which are its config; it can be saved into a folder of two
+files (config.json and model.safetensors) and built again from it, without running anybody's code.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import math
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -20,15 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steadyflow.flow import Flow
-from steadyflow.storage import recover_folder, replace_folder
+from steadyflow.storage import recover_folder, replace_file, replace_folder
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
-def _recording(init):  # noqa: ANN001, ANN202
+def _recording(init):
     """Wraps a constructor so that the outermost call leaves its arguments in `self.config`."""
     signature = inspect.signature(init)
 
+    @functools.wraps(init)
     def wrapped(self: GenerativeModel, **given: Any) -> None:
         outermost = not getattr(self, "_building", False)
         if outermost:
@@ -42,12 +45,16 @@ def _recording(init):  # noqa: ANN001, ANN202
             bound = signature.bind(self, **given)
             bound.apply_defaults()
             config = {k: v for k, v in bound.arguments.items() if k != "self"}
-            self.config = json.loads(json.dumps(config))
+            self.config = json.loads(json.dumps(config, default=_plain))
 
-    wrapped.__signature__ = signature  # type: ignore[attr-defined]
-    wrapped.__doc__ = init.__doc__
-    wrapped.__wrapped__ = init  # type: ignore[attr-defined]
     return wrapped
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and torch numbers as Python's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"a model is built from plain values, not from a {type(value).__name__}")
 
 
 class GenerativeModel(nn.Module):
@@ -134,7 +141,7 @@ class GenerativeModel(nn.Module):
             ValueError: if labels or a context are missing, not wanted, or out of range.
         """
         if self.num_classes is not None:
-            return self._embed(context, batch)
+            return self._embed(context, batch, self.num_classes)
         if self.context_features is None:
             if context is not None:
                 raise ValueError(
@@ -143,7 +150,9 @@ class GenerativeModel(nn.Module):
                 )
             return None
         if context is None:
-            raise ValueError(f"this {type(self).__name__} needs a context of {self.context_features} numbers")
+            raise ValueError(
+                f"this {type(self).__name__} needs a context of {self.context_features} numbers"
+            )
         if context.dim() == 1:
             context = context[None]
         if context.dim() != 2 or context.shape[1] != self.context_features:
@@ -153,10 +162,10 @@ class GenerativeModel(nn.Module):
             )
         return self._rows(context, batch)
 
-    def _embed(self, labels: Tensor | None, batch: int) -> Tensor:
+    def _embed(self, labels: Tensor | None, batch: int, classes: int) -> Tensor:
         if labels is None:
             raise ValueError(
-                f"this {type(self).__name__} needs class labels, integers from 0 to {self.num_classes - 1}"  # type: ignore[operator]
+                f"this {type(self).__name__} needs class labels, integers from 0 to {classes - 1}"
             )
         labels = torch.as_tensor(labels)
         if labels.is_floating_point() or labels.dim() > 1:
@@ -167,12 +176,12 @@ class GenerativeModel(nn.Module):
         # compiled code can not branch on values: there one_hot itself refuses a wrong label
         if not torch.compiler.is_compiling() and labels.numel():
             low, high = int(labels.min()), int(labels.max())
-            if low < 0 or high >= self.num_classes:  # type: ignore[operator]
+            if low < 0 or high >= classes:
                 raise ValueError(
                     f"class label {low if low < 0 else high} is out of range: "
-                    f"this model knows 0 to {self.num_classes - 1}"  # type: ignore[operator]
+                    f"this model knows 0 to {classes - 1}"
                 )
-        context = F.one_hot(labels.long().reshape(-1), self.num_classes)
+        context = F.one_hot(labels.long().reshape(-1), classes)
         return self._rows(context.to(torch.get_default_dtype()), batch)
 
     @staticmethod
@@ -184,12 +193,26 @@ class GenerativeModel(nn.Module):
         raise ValueError(f"{batch} examples need {batch} rows of context, got {context.shape[0]}")
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Writes config.json and model.safetensors into a folder, all or nothing."""
-        weights = {k: v.detach().contiguous().cpu() for k, v in self.state_dict().items()}
-        config = {"model": self.name, "config": self.config}
+        """Writes config.json and model.safetensors into a folder, all or nothing.
+
+        A folder that holds something else keeps it: there the two files are replaced one by one.
+        """
+        folder = Path(folder)
+        if folder.is_dir() and not _only_a_model(folder):
+            with (
+                replace_file(folder / CONFIG) as config,
+                replace_file(folder / WEIGHTS) as weights,
+            ):
+                self._write(config, weights)
+            return
         with replace_folder(folder) as aside:
-            (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-            safetensors.torch.save_file(weights, str(aside / WEIGHTS), {"format": "pt"})
+            self._write(aside / CONFIG, aside / WEIGHTS)
+
+    def _write(self, config: Path, weights: Path) -> None:
+        tensors = {k: v.detach().contiguous().cpu() for k, v in self.state_dict().items()}
+        content = {"model": self.name, "config": self.config}
+        config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        safetensors.torch.save_file(tensors, str(weights), {"format": "pt"})
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Self:
@@ -213,8 +236,10 @@ class GenerativeModel(nn.Module):
             raise ValueError(f"{folder} holds a {model_type.__name__}, not a {cls.__name__}")
         try:
             model = model_type(**config)
-        except TypeError as error:
-            raise ValueError(f"{folder / CONFIG} does not fit {model_type.__name__}: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{folder / CONFIG} does not fit {model_type.__name__}: {error}"
+            ) from error
         _load_weights(model, folder / WEIGHTS)
         return model.eval()  # type: ignore[return-value]
 
@@ -248,11 +273,11 @@ class FlowModel(GenerativeModel):
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-likelihood of x: (batch, *event), shape (batch,) in nats."""
-        return self.flow.log_prob(x, self.condition(context, len(x)))
+        return self.flow.log_prob(x, self.condition(context, x.shape[0]))
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Mean negative log-likelihood in nats per dimension, a scalar."""
-        return self.flow.loss(x, self.condition(context, len(x)))
+        return self.flow.loss(x, self.condition(context, x.shape[0]))
 
     def sample(
         self,
@@ -272,46 +297,61 @@ class FlowModel(GenerativeModel):
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draws with their log_prob and gradients; see `Flow.sample_with_log_prob`."""
-        return self.flow.sample_with_log_prob(n, self.condition(context, n), temperature, generator)
+        return self.flow.sample_with_log_prob(
+            n, self.condition(context, n), temperature, generator
+        )
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The latents of x: (batch, *event)."""
-        return self.flow.encode(x, self.condition(context, len(x)))
+        return self.flow.encode(x, self.condition(context, x.shape[0]))
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """The data of latents z."""
-        return self.flow.decode(z, self.condition(context, len(z)))
+        return self.flow.decode(z, self.condition(context, z.shape[0]))
 
-    def distribution(self, context: Tensor | None = None):  # noqa: ANN201
+    def distribution(self, context: Tensor | None = None):
         """The model as a torch.distributions.Distribution, given labels or vectors if it has them.
 
         Args:
-            context: (m,) labels or (m, features) vectors; the batch shape is then (m,).
+            context: (*batch,) labels or (*batch, features) vectors for a batch of distributions.
         """
-        rows = 1 if context is None else len(context)
-        return self.flow.distribution(self.condition(context, rows))
+        if context is None:
+            return self.flow.distribution(self.condition(None, 1))
+        event = 0 if self.num_classes is not None else 1
+        batch = context.shape[: max(context.dim() - event, 0)]
+        flat = context.reshape(-1, *context.shape[len(batch) :])
+        rows = self.condition(flat, len(flat))
+        return self.flow.distribution(None if rows is None else rows.reshape(*batch, -1))
 
-    def check(self, x: Tensor, context: Tensor | None = None, points: int = 3):  # noqa: ANN201
+    def check(self, x: Tensor, context: Tensor | None = None, points: int = 3):
         """Measures whether the density can be trusted; see `Flow.check`."""
-        return self.flow.check(x, self.condition(context, len(x)), points)
+        return self.flow.check(x, self.condition(context, x.shape[0]), points)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Sets data-dependent parameters (standardisation, activation normalisation)."""
-        self.flow.initialize(x, self.condition(context, len(x)))
+        self.flow.initialize(x, self.condition(context, x.shape[0]))
 
 
 def check_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
     """A tuple of positive integers, of length 1 (vectors) or 3 (images)."""
     try:
-        shape = tuple(int(n) for n in event_shape)
+        shape = tuple(operator.index(n) for n in event_shape)
     except TypeError:
-        raise ValueError(f"event_shape must be a list such as [2] or [1, 28, 28], got {event_shape!r}") from None
+        raise ValueError(
+            f"event_shape must be a list such as [2] or [1, 28, 28], got {event_shape!r}"
+        ) from None
     if len(shape) not in (1, 3) or min(shape) < 1:
         raise ValueError(
             "event_shape must be [variables] for vectors or [channels, height, width] for images, "
             f"got {list(shape)}"
         )
     return shape
+
+
+def _only_a_model(folder: Path) -> bool:
+    """Whether the folder may be replaced as a whole: our two files, and nobody stands in it."""
+    names = {file.name for file in folder.iterdir()}
+    return names == {CONFIG, WEIGHTS} and not folder.samefile(Path.cwd())
 
 
 def _fetch(source: str | Path) -> Path:
@@ -354,6 +394,9 @@ def _load_weights(model: GenerativeModel, path: Path) -> None:
         weights = safetensors.torch.load_file(str(path))
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+    kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
+    if len(kinds) == 1:
+        model.to(kinds.pop())
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

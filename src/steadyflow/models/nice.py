@@ -69,7 +69,9 @@ class NICE(FlowModel):
         size = self.dimensions
         if size < 2:
             raise ValueError("NICE couples variables: it needs at least two of them")
-        first: Bijection = Flatten(self.event_shape) if image else Standardization(self.event_shape)
+        first: Bijection = (
+            Flatten(self.event_shape) if image else Standardization(self.event_shape)
+        )
         layers: list[Bijection] = [first]
         for layer in range(couplings):
             split = Alternating(flip=layer % 2 == 1)

@@ -141,9 +141,7 @@ class RealNVP(FlowModel):
         self, split: Split, shape: tuple[int, ...], width: int, blocks: int
     ) -> list[Bijection]:
         kept, moved = split.shapes(shape)
-        network = ResidualConvNet(
-            kept[0], 2 * moved[0], width, blocks, self._context, clip=CLIP
-        )
+        network = ResidualConvNet(kept[0], 2 * moved[0], width, blocks, self._context, clip=CLIP)
         return [ActNorm(shape[0]), Coupling(split, self._transform, network)]
 
 

@@ -1,6 +1,9 @@
 """Ordinary networks that give bijections their parameters."""
 
 from steadyflow.networks.convolutional import ResidualConvNet
+from steadyflow.networks.gated import GatedConvNet
+from steadyflow.networks.glow import GlowNet, ZeroConv
+from steadyflow.networks.masked import MaskedMLP
 from steadyflow.networks.mlp import MLP
 
-__all__ = ["MLP", "ResidualConvNet"]
+__all__ = ["MLP", "GatedConvNet", "GlowNet", "MaskedMLP", "ResidualConvNet", "ZeroConv"]

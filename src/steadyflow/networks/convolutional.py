@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """h + conv3x3(act(conv1x1(act(conv3x3(act(h)))))), with the last one starting at zero."""
+    """h + conv3x3(act(conv3x3(act(h)))), with the last one starting at zero."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -26,7 +27,8 @@ class ResidualConvNet(nn.Module):
 
     The output layer starts at zero, so that a flow starts as the identity, and inputs beyond
     `clip` count as `clip`, as in `MLP`. A context vector is added to the features as a bias for
-    each channel.
+    each channel. Features are laid out channels last, which convolutions in bfloat16 want, and the
+    output layer keeps full precision under autocast: it sets shifts and scales.
 
     Args:
         in_channels: channels of the input.
@@ -59,9 +61,11 @@ class ResidualConvNet(nn.Module):
         """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
         if self.clip is not None:
             x = F.hardtanh(x, -self.clip, self.clip)
-        h = self.input(x)
+        h = self.input(x.contiguous(memory_format=torch.channels_last))
         if self.context is not None and context is not None:
             h = h + self.context(context.to(h.dtype))[:, :, None, None]
         for block in self.blocks:
             h = block(h)
-        return self.output(F.relu(h))
+        h = F.relu(h)
+        with torch.autocast(h.device.type, enabled=False):
+            return self.output(h.to(self.output.weight.dtype))

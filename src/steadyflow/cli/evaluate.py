@@ -1,0 +1,60 @@
+"""`steadyflow evaluate`: how likely held-out data are under a trained model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from steadyflow.cli import choices, console
+from steadyflow.cli.options import Option
+from steadyflow.cli.parsing import Parsed
+
+
+def groups(words: list[str]) -> dict[str, list[Option]]:
+    """The options of the data, for --data."""
+    return {"data": choices.data_options()}
+
+
+def evaluate(
+    run: str,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    draws: int = 1,
+    limit: int | None = None,
+    batch_size: int = 500,
+    seed: int = 0,
+    options: Parsed,
+) -> dict[str, Any]:
+    """Says the test log-likelihood, and whether it is exact, a bound or an estimate.
+
+    Gives nats and bits per dimension with their standard error and the number of examples.
+
+    Args:
+        run: a run folder, or a saved model together with --data.
+        data: other data than the run's own.
+        split: 'train', 'validation', 'test' or 'all'; without it the test examples, or all of
+            other data that brings none.
+        draws: noise draws for each example; more of them tighten a bound.
+        limit: at most so many examples, spread evenly; all without it.
+        batch_size: examples at once.
+        seed: of the noise; the same seed gives the same numbers.
+        options: filled in by the command line.
+    """
+    from steadyflow import evaluation
+    from steadyflow.cli.opened import examples, open_model
+
+    opened = open_model(run)
+    chosen, dataset, where = examples(opened, data, split, options.given["data"])
+    with console.progress("evaluating") as progress:
+        result = evaluation.evaluate(
+            opened.model,
+            chosen,
+            draws=draws,
+            limit=limit,
+            batch_size=batch_size,
+            seed=seed,
+            progress=progress,
+            where=where,
+        )
+    console.say(str(result))
+    return {"run": run, "data": dataset.name, **result.to_dict()}

@@ -1,0 +1,37 @@
+"""What a trained model is worth, in numbers: likelihoods, latents, distances between samples.
+
+    evaluate(model, dataset.test)           log-likelihood with its standard error and its meaning
+    latent_gaussianity(model, x)            are the latents of data what the base says they are?
+    interpolate(model, a, b, steps=9)       the way from one real example to another
+    kernel_distance(samples, x)             are samples and data told apart?
+    nearest_neighbours(samples, x)          are samples copies of training data?
+
+Nothing here draws a picture (that is `steadyflow.report`) or knows how a model was trained.
+"""
+
+from steadyflow.evaluation.interpolation import interpolate, slerp
+from steadyflow.evaluation.latents import LatentGaussianity, latent_gaussianity
+from steadyflow.evaluation.likelihood import Evaluation, evaluate, log_likelihoods
+from steadyflow.evaluation.round_trip import RoundTrip, round_trip
+from steadyflow.evaluation.two_sample import (
+    KernelDistance,
+    Neighbours,
+    kernel_distance,
+    nearest_neighbours,
+)
+
+__all__ = [
+    "Evaluation",
+    "KernelDistance",
+    "LatentGaussianity",
+    "Neighbours",
+    "RoundTrip",
+    "evaluate",
+    "interpolate",
+    "kernel_distance",
+    "latent_gaussianity",
+    "log_likelihoods",
+    "nearest_neighbours",
+    "round_trip",
+    "slerp",
+]

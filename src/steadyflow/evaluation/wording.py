@@ -1,0 +1,54 @@
+"""A likelihood in words: what the number is, and how many of its digits mean something."""
+
+from __future__ import annotations
+
+import math
+
+from steadyflow.bijections import UniformDequantization
+from steadyflow.evaluation import access
+from steadyflow.evaluation.access import Model
+
+
+def meaning(model: Model, draws: int = 1) -> str:
+    """One sentence that says what the model's likelihood is, without its full stop."""
+    word, integers = str(model.likelihood), access.bits_of(model) is not None
+    given = "" if getattr(model, "num_classes", None) is None else " given its class"
+    noise = f"{draws} noise draw{'s' if draws > 1 else ''} per example"
+    joined = f"importance-weighted over {noise}" if draws > 1 else noise
+    if word == "exact":
+        what = "log-probability of the integers" if integers else "log-density of an example"
+        return f"exact {what}{given}, by the change of variables"
+    if word == "bound" and integers and access.flow_of(model) is not None:
+        joined = joined.replace("example", "image")
+        uniform = isinstance(model.dequantization, UniformDequantization)
+        return (
+            f"lower bound on the log-probability of the integer image{given}: "
+            f"{'uniform' if uniform else 'learned'} dequantisation, {joined}; the density of the "
+            "dequantised image is exact"
+        )
+    if word == "bound":
+        return (
+            f"lower bound on the log-likelihood of an example{given}, {joined}; the true value is "
+            "higher"
+        )
+    if word == "estimate":
+        return (
+            f"estimate of the log-likelihood of an example{given}, {noise}: the log-determinant "
+            "is itself estimated, so that it can lie on either side of the true value"
+        )
+    return "this model gives no likelihood: compare its samples instead"
+
+
+def measured(value: float | None, error: float | None) -> str:
+    """A value with its standard error, to two figures of the error.
+
+    Example:
+        >>> measured(-1234.5678, 2.3456)
+        '-1234.6 ± 2.3'
+    """
+    if value is None:
+        return "-"
+    if error is None or not math.isfinite(error) or error <= 0:
+        return f"{value:.4f}"
+    places = min(max(1 - math.floor(math.log10(error)), 0), 6)
+    return f"{value:.{places}f} ± {error:.{places}f}"

@@ -1,0 +1,148 @@
+"""Neural spline flow: monotone rational-quadratic splines, autoregressive or in couplings.
+
+    z_i = spline(x_i; theta_i),   theta_i = network(the variables before it, or the other half)
+
+Durkan, Bekasov, Murray & Papamakarios, "Neural Spline Flows" (2019): RQ-NSF (AR) and RQ-NSF (C).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from steadyflow.bijections import (
+    Alternating,
+    Autoregressive,
+    Bijection,
+    Chain,
+    Coupling,
+    FullPrecision,
+    Halves,
+    HouseholderLinear,
+    LULinear,
+    MatrixExponential,
+    MixtureOfLogistics,
+    RationalQuadraticSpline,
+    Standardization,
+    Transform,
+)
+from steadyflow.errors import unknown
+from steadyflow.flow import Flow
+from steadyflow.models.model import FlowModel
+from steadyflow.networks import MLP, MaskedMLP
+from steadyflow.networks.masked import variable_order
+
+LINEAR: dict[str, Callable[[int], Bijection] | None] = {
+    "none": None,
+    "lu": LULinear,
+    "householder": HouseholderLinear,
+    "matrix-exponential": MatrixExponential,
+}
+
+
+class SplineFlow(FlowModel):
+    """Spline flow on vectors, standardised by the training data.
+
+    Outside [-bound, bound] each layer is the identity, so that the tails are those of the base;
+    inside no slope is below 'min_slope', so that the inverse is stable.
+
+    Args:
+        event_shape: (D,).
+        num_classes: number of class labels to condition on; None for none.
+        context_features: length of a context vector to condition on; None for none.
+        architecture: 'autoregressive' or 'coupling'; the first fits better, the second draws
+            samples of wide vectors faster.
+        transforms: number of layers.
+        hidden_features: widths of the hidden layers of each network.
+        bins: bins of each spline, or components of each mixture.
+        bound: half the width of each spline's box, in standard deviations.
+        transform: 'spline' or 'mixture' (of logistics).
+        linear: what mixes the variables between the layers: 'none' (only their order changes),
+            'lu', 'householder' or 'matrix-exponential'.
+        residual: add each hidden layer to the one before it (autoregressive only).
+        order: 'reverse' or 'random' (autoregressive only); see `MAF`.
+        activation: 'relu', 'silu', 'gelu', 'tanh' or 'elu'.
+        min_slope: the smallest slope of each spline.
+        inverse: 'incremental', 'fixed-point' or 'auto'; see `Autoregressive`.
+    """
+
+    name = "spline-flow"
+
+    def __init__(
+        self,
+        *,
+        event_shape: Sequence[int],
+        num_classes: int | None = None,
+        context_features: int | None = None,
+        architecture: str = "autoregressive",
+        transforms: int = 5,
+        hidden_features: Sequence[int] = (128, 128),
+        bins: int = 8,
+        bound: float = 5.0,
+        transform: str = "spline",
+        linear: str = "householder",
+        residual: bool = False,
+        order: str = "reverse",
+        activation: str = "relu",
+        min_slope: float = 0.05,
+        inverse: str = "auto",
+    ):
+        super().__init__(
+            event_shape=event_shape, num_classes=num_classes, context_features=context_features
+        )
+        if len(self.event_shape) != 1:
+            raise ValueError(
+                f"SplineFlow acts on vectors, not on events of shape {self.event_shape}"
+            )
+        if architecture not in ("autoregressive", "coupling"):
+            raise unknown("architecture", architecture, ("autoregressive", "coupling"))
+        if linear not in LINEAR:
+            raise unknown("linear layer", linear, LINEAR)
+        if architecture == "coupling" and self.dimensions < 2:
+            raise ValueError(
+                "a coupling needs at least two variables: use architecture='autoregressive'"
+            )
+        self._network: dict[str, Any] = {
+            "hidden_features": hidden_features,
+            "context_features": num_classes or context_features,
+            "activation": activation,
+            "clip": bound,  # beyond it every spline is the identity anyway
+        }
+        elementwise = _transform(transform, bins, bound, min_slope)
+        mixing = LINEAR[linear]
+        layers: list[Bijection] = [Standardization(self.event_shape)]
+        for layer in range(transforms):
+            if mixing is not None and self.dimensions > 1:
+                layers.append(mixing(self.dimensions))
+            if architecture == "coupling":
+                layers.append(self._coupling(elementwise, layer))
+            else:
+                ordered = variable_order(order, self.dimensions, layer)
+                layers.append(self._autoregressive(elementwise, ordered, residual, inverse))
+        self.flow = Flow(FullPrecision(Chain(*layers)), self.event_shape)
+
+    def _autoregressive(
+        self, transform: Transform, order: list[int], residual: bool, inverse: str
+    ) -> Autoregressive:
+        network = MaskedMLP(
+            self.dimensions, transform.planes, order=order, residual=residual, **self._network
+        )
+        return Autoregressive(transform, network, inverse)
+
+    def _coupling(self, transform: Transform, layer: int) -> Coupling:
+        split = (Alternating, Halves)[layer // 2 % 2](flip=layer % 2 == 1)
+        (kept,), (moved,) = split.shapes(self.event_shape)
+        network = MLP(
+            kept,
+            transform.planes * moved,
+            **self._network,
+        )
+        return Coupling(split, transform, network)
+
+
+def _transform(name: str, bins: int, bound: float, min_slope: float) -> Transform:
+    if name == "spline":
+        return RationalQuadraticSpline(bins, bound, min_slope=min_slope)
+    if name == "mixture":
+        return MixtureOfLogistics(bins)
+    raise unknown("transform", name, ("spline", "mixture"))

@@ -1,0 +1,112 @@
+"""Lightning's Trainer, set up for flows: quiet, nothing written but what is asked for."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.io import CheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
+
+from steadyflow.errors import UsageError, require
+from steadyflow.training import checkpoint
+from steadyflow.training.options import TrainingOptions
+from steadyflow.training.processes import launched_from_outside, local_processes
+
+PRECISIONS = {"float32": "32-true", "bf16-mixed": "bf16-mixed", "float64": "64-true"}
+
+
+class SafeCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints in the format of `steadyflow.training.checkpoint`."""
+
+    def save_checkpoint(self, checkpoint_: Any, path: Any, storage_options: Any = None) -> None:
+        """Writes a checkpoint."""
+        checkpoint.save(checkpoint_, path)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = None, weights_only: Any = None
+    ) -> Any:
+        """Reads a checkpoint, on the CPU."""
+        return checkpoint.load(path)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Deletes a checkpoint."""
+        Path(path).unlink(missing_ok=True)
+
+
+def make_trainer(
+    options: TrainingOptions, callbacks: Sequence[Any], folder: Path | None
+) -> lightning.Trainer:
+    """A Trainer for the options.
+
+    Args:
+        options: device, precision, processes and logger are read off them.
+        callbacks: what happens between the steps.
+        folder: where loggers write, or None.
+
+    Raises:
+        UsageError: if the machine does not have what is asked for.
+    """
+    processes = local_processes() if launched_from_outside() else options.processes
+    accelerator = _accelerator(options, processes)
+    return lightning.Trainer(
+        accelerator=accelerator,
+        devices=processes,
+        strategy=_strategy(processes, accelerator),
+        precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
+        callbacks=list(callbacks),
+        logger=_logger(options, folder),
+        plugins=[SafeCheckpointIO()],
+        max_epochs=-1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder or Path.cwd(),
+    )
+
+
+def _accelerator(options: TrainingOptions, processes: int) -> str:
+    gpus = torch.cuda.device_count()
+    if options.device == "cuda" and not gpus:
+        raise UsageError("device='cuda' was given but this machine has no GPU: leave it out")
+    if options.device == "cpu" or not gpus:
+        return "cpu"
+    if processes > gpus:
+        raise UsageError(
+            f"processes={processes} was given but this machine has {gpus} GPU(s): give at most "
+            f"{gpus}, or device='cpu'"
+        )
+    return "cuda"
+
+
+def _strategy(processes: int, accelerator: str) -> Any:
+    """DDP. On the CPU new processes are forked from one that has torch imported already."""
+    if launched_from_outside():
+        return DDPStrategy() if int(os.environ["WORLD_SIZE"]) > 1 else "auto"
+    if processes == 1:
+        return "auto"
+    if accelerator == "cpu" and "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.set_forkserver_preload(["steadyflow.training.session"])
+        return DDPStrategy(start_method="forkserver")
+    return DDPStrategy(start_method="spawn")
+
+
+def _logger(options: TrainingOptions, folder: Path | None) -> Any:
+    if options.log == "csv":
+        return False
+    if folder is None:
+        raise UsageError(f"log='{options.log}' needs a run folder to write to: give run=")
+    from lightning.pytorch import loggers
+
+    if options.log == "tensorboard":
+        require("tensorboard", "tensorboard", "log='tensorboard'")
+        return loggers.TensorBoardLogger(folder, name="", version="tensorboard")
+    require("wandb", "wandb", "log='wandb'")
+    return loggers.WandbLogger(name=folder.name, save_dir=folder)

@@ -1,0 +1,218 @@
+"""One step of training, as a LightningModule; what stands around it are callbacks.
+
+The engine (devices, precision, processes, checkpoints) is Lightning's. To it the whole training is
+one endless epoch: an epoch of its own would cost more than a step of a small flow, and steps are
+all that exact resuming needs. Epochs are counted here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from steadyflow.models.model import GenerativeModel
+from steadyflow.training.averaging import WeightAverage
+from steadyflow.training.batches import Batch, Batches
+from steadyflow.training.budget import Budget, learning_rate
+from steadyflow.training.guard import NonFiniteGuard
+from steadyflow.training.interruption import Interruption
+from steadyflow.training.options import TrainingOptions
+from steadyflow.training.processes import started_by_fit
+from steadyflow.training.quietness import hush
+from steadyflow.training.randomness import seed_everything
+
+STATE = "steadyflow"  # the key of our own state in a checkpoint
+
+
+class Training(lightning.LightningModule):
+    """Trains a model on batches.
+
+    Args:
+        model: the model, initialised already.
+        batches: what to train on.
+        options: how.
+
+    Attributes:
+        step: steps done.
+        loss, gradient_norm, rate: of the last step; the loss is the mean over the processes.
+        clock: seconds of training so far, the same in every process.
+        reserve: seconds to keep back for the last validation.
+        stopped: why training ended early: 'interrupted', 'patience', 'failed', or '' .
+        message: what to tell the user about it.
+    """
+
+    def __init__(self, model: GenerativeModel, batches: Batches, options: TrainingOptions):
+        super().__init__()
+        self.automatic_optimization = False
+        self.model = model
+        self.batches = batches
+        self.options = options
+        self.budget = Budget.of(options, batches.steps_per_epoch)
+        self.guard = NonFiniteGuard()
+        self.interruption = Interruption()
+        self.average: WeightAverage
+        self.step = 0
+        self.loss = self.gradient_norm = self.rate = math.nan
+        self.clock = self.reserve = 0.0
+        self.stopped = self.message = ""
+        self._began = 0.0
+        self._restored: dict[str, Any] | None = None
+
+    @property
+    def epoch(self) -> float:
+        """How often the training examples have been seen."""
+        return self.step / self.batches.steps_per_epoch
+
+    @property
+    def progress(self) -> float:
+        """The share of the budget that is used up, from 0 to 1."""
+        return self.budget.progress(self.step, self.clock)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """One step: gradients, clipping, the guard, Adam, the average."""
+        seed_everything(self.options.seed, self.step, self.global_rank)
+        optimizer: Any = self.optimizers()
+        self.rate = learning_rate(self.options, self.step, self.progress)
+        optimizer.param_groups[0]["lr"] = self.rate
+
+        loss = self._backward(*batch)
+        self.loss, self.clock, interrupted = self._agree(loss)
+        self.gradient_norm = self._clip()
+        finite = math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+        if finite:
+            optimizer.step()
+            self.average.update()
+        optimizer.zero_grad()
+
+        self.step += 1
+        self.guard.saw(finite)
+        if interrupted:
+            self.stop("interrupted", f"training was interrupted after step {self.step}")
+        if self.guard.hopeless:
+            self.stop("failed", self.guard.explanation(self.rate))
+        if self.progress >= 1:
+            self.trainer.should_stop = True
+
+    def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int = 0) -> Tensor:
+        """The mean loss of some examples."""
+        return self.model.loss(*batch)
+
+    def stop(self, why: str, message: str) -> None:
+        """Ends training after this step."""
+        self.stopped, self.message = why, message
+        self.trainer.should_stop = True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A new process starts here: Lightning talks, and the weights are still everybody's."""
+        super().__setstate__(state)
+        hush()
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            tensor.data = tensor.data.clone()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW in one fused kernel."""
+        return torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.options.learning_rate,
+            betas=self.options.betas,
+            weight_decay=self.options.weight_decay,
+            fused=True,
+        )
+
+    def train_dataloader(self) -> Batches:
+        """This process's share of the batches."""
+        self.batches.share(self.global_rank, self.trainer.world_size)
+        self.batches.step = self.step
+        self.batches.to(self.device)
+        return self.batches
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Nothing: the examples are on the device already."""
+        return batch
+
+    def on_train_start(self) -> None:
+        """Starts the clock and the average; goes on with those of the checkpoint."""
+        self._trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.average = WeightAverage(self._trained, self.options.ema)
+        if self._restored is not None:
+            self.average.load_state_dict(self._restored["average"])
+            self._restored = None
+        self._began = time.monotonic() - self.clock
+        self._loss = torch.compile(self.model.loss) if self.options.compile else self.model.loss
+        self.interruption.install()
+
+    def on_train_end(self) -> None:
+        """Gives the signals back."""
+        self.interruption.remove()
+
+    def teardown(self, stage: str) -> None:
+        """Ends the connection of processes that `fit` has started."""
+        if started_by_fit() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+            torch.distributed.destroy_process_group()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what Lightning does not know of."""
+        checkpoint[STATE] = {
+            "step": self.step,
+            "clock": self.clock,
+            "reserve": self.reserve,
+            "guard": self.guard.state_dict(),
+            "average": self.average.state_dict(),
+            "model": {"name": self.model.name, "config": self.model.config},
+            "stopped": self.stopped,
+            "message": self.message,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes it back, but for why training was stopped."""
+        state = checkpoint[STATE]
+        self.step, self.clock, self.reserve = state["step"], state["clock"], state["reserve"]
+        self.guard.load_state_dict(state["guard"])
+        self._restored = state
+
+    def _backward(self, x: Tensor, y: Tensor | None, weight: float) -> Tensor:
+        """Accumulates the gradient of this process's part of the loss; gives that part."""
+        parts = min(self.options.accumulate, len(x))
+        xs = x.tensor_split(parts)
+        ys = [None] * parts if y is None else y.tensor_split(parts)
+        total = x.new_zeros((), dtype=torch.float64)
+        for part, (xi, yi) in enumerate(zip(xs, ys, strict=True)):
+            with contextlib.nullcontext() if part == parts - 1 else self._without_sync():
+                loss = self._loss(xi, yi) * (weight * len(xi) / len(x))
+                self.manual_backward(loss)
+            total += loss.detach()
+        return total
+
+    def _without_sync(self) -> Any:
+        """Gradients of all but the last part stay in their process."""
+        wrapped = self.trainer.strategy.model
+        return getattr(wrapped, "no_sync", contextlib.nullcontext)()
+
+    def _agree(self, loss: Tensor) -> tuple[float, float, bool]:
+        """The mean over processes of loss and time, and whether any of them was interrupted."""
+        seconds = time.monotonic() - self._began + self.reserve
+        asked = self.interruption.asked
+        if self.trainer.world_size == 1:
+            return loss.item(), seconds, asked
+        mine = torch.tensor([0.0, seconds, float(asked)], dtype=torch.float64, device=loss.device)
+        mine[0] = loss
+        torch.distributed.all_reduce(mine)
+        total, seconds, asked_by = mine.tolist()
+        return total / self.trainer.world_size, seconds / self.trainer.world_size, asked_by > 0
+
+    def _clip(self) -> float:
+        """Shortens the gradient if it is too long; gives its length before."""
+        gradients = [p.grad for p in self._trained if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients).item()
+        if 0 < self.options.clip < norm < math.inf:
+            torch._foreach_mul_(gradients, self.options.clip / norm)
+        return norm

@@ -1,0 +1,50 @@
+"""Callbacks that the tests put into a training."""
+
+import os
+import signal
+
+import torch
+from lightning.pytorch.callbacks import Callback
+
+
+class Losses(Callback):
+    """Notes the loss of every step."""
+
+    def __init__(self):
+        self.losses = []
+
+    def on_train_batch_end(self, trainer, training, *_):
+        self.losses.append(training.loss)
+
+
+class Signal(Callback):
+    """Sends this process a signal after a step."""
+
+    def __init__(self, step, number=signal.SIGINT):
+        self.step, self.number = step, number
+
+    def on_train_batch_end(self, trainer, training, *_):
+        if training.step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+class Spoil(Callback):
+    """Makes the loss of some steps not finite."""
+
+    def __init__(self, steps, value=torch.nan):
+        self.steps, self.value = steps, value
+
+    def on_train_batch_start(self, trainer, training, batch, *_):
+        if training.step in self.steps:
+            batch[0].fill_(self.value)
+
+
+class Crash(Callback):
+    """Breaks off after a step, like a killed process."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, training, *_):
+        if training.step == self.step:
+            raise RuntimeError("the power is out")
