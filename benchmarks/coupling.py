@@ -1,7 +1,7 @@
 """Affine coupling flows side by side: log_prob, training step and sampling on one CPU thread.
 
     python benchmarks/coupling.py
-    python benchmarks/coupling.py --dims 8 --budget 5 --no-compile
+    python benchmarks/coupling.py --dims 8 --budget 5 --compile steadyflow zuko normflows
 
 8 layers, conditioners with two hidden layers of 128, batches of 512. All libraries run in this one
 process in turn, many rounds, so that whatever else the machine does meets them alike. Times are
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 LAYERS, WIDTH = 8, 128
+TURN = 0.1  # seconds in which a library runs, again and again, before it is the next one's turn
 
 
 def main() -> None:
@@ -32,7 +33,13 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=20.0, help="seconds for each table row")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--compile",
+        nargs="*",
+        default=["steadyflow"],
+        metavar="LIBRARY",
+        help="torch libraries that get a second row, through torch.compile",
+    )
     options = parser.parse_args()
     _hold_to(options.threads)  # before any library starts threads
 
@@ -58,11 +65,8 @@ def table(d: int, options: argparse.Namespace) -> str:
     import numpy as np
     import peers
 
-    names: dict[str, Callable] = {**peers.OURS}
-    if options.compile:
-        names["steadyflow, torch.compile"] = peers.ours_compiled
-    names |= {**peers.PEERS, "the conditioners alone": peers.floor}
-    subjects, missing = peers.build(names, d, LAYERS, WIDTH)
+    names = {**peers.OURS, **peers.PEERS, "the conditioners alone": peers.floor}
+    subjects, missing = peers.build(names, {*options.compile}, d, LAYERS, WIDTH)
     x = np.random.default_rng(0).standard_normal((options.batch, d)).astype("float32")
     tasks: dict[str, dict[str, Callable]] = {"log_prob": {}, "training step": {}, "sample": {}}
     for name, s in subjects.items():
@@ -70,12 +74,15 @@ def table(d: int, options: argparse.Namespace) -> str:
         tasks["log_prob"][name] = lambda s=s, batch=batch: s.wait(s.log_prob(batch))
         tasks["training step"][name] = lambda s=s, batch=batch: s.wait(s.train(batch))
         tasks["sample"][name] = lambda s=s: s.wait(s.sample(options.batch))
-    columns = {task: race(runs, subjects, options) for task, runs in tasks.items()}
+    columns = {}
+    for task, runs in tasks.items():
+        for subject in subjects.values():
+            subject.mode(task == "training step")
+        columns[task] = race(runs, subjects, options)
     lines = [f"### D = {d}\n", f"| ms | {' | '.join(tasks)} |", "|---|" + "---|" * len(tasks)]
     for name in subjects:
-        known = f" {peers.version(name)}" if name in peers.PEERS else ""
         cells = [cell(name, times) for times in columns.values()]
-        lines.append(f"| {name}{known} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [f"\n{name}: {why}" for name, why in missing.items()]
     return "\n".join(lines) + "\n"
 
@@ -88,22 +95,24 @@ def race(
 
     now = time.process_time if options.threads == 1 else time.perf_counter
 
-    def timed(name: str, repeat: int) -> float:
+    def turn(name: str) -> float:
         torch.set_float32_matmul_precision(subjects[name].precision)
         runs[name]()  # brings the caches back from the one before
-        start = now()
-        for _ in range(repeat):
+        count, start, until = 0, now(), time.perf_counter() + TURN
+        while time.perf_counter() < until or count < 3:
             runs[name]()
-        return 1e3 * (now() - start) / repeat
+            count += 1
+        return 1e3 * (now() - start) / count
 
-    for name in runs:
+    for name in runs:  # compiles
+        torch.set_float32_matmul_precision(subjects[name].precision)
         for _ in range(3):
-            timed(name, 1)
+            runs[name]()
     times: dict[str, list[float]] = {name: [] for name in runs}
     start = time.perf_counter()
-    while time.perf_counter() - start < options.budget or len(times[next(iter(runs))]) < 5:
+    while time.perf_counter() - start < options.budget or len(times[next(iter(runs))]) < 15:
         for name in runs:
-            times[name].append(timed(name, 5))
+            times[name].append(turn(name))
     return times
 
 

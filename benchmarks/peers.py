@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+compiling = False  # the torch libraries' log_prob and sample through torch.compile
 FAST_MATMUL = "medium"  # oneDNN for float32 products: faster than MKL on some CPUs, as accurate
 
 
@@ -30,6 +31,7 @@ class Subject:
         encode: x to z, and decode: z to x.
         array: a float32 NumPy array to the library's type.
         wait: blocks until a result is there.
+        mode: says whether training comes next (True) or evaluation.
         precision: torch.set_float32_matmul_precision while this subject runs.
     """
 
@@ -40,6 +42,7 @@ class Subject:
     decode: Callable[[Any], Any] | None = None
     array: Callable[[Any], Any] = torch.from_numpy
     wait: Callable[[Any], Any] = lambda value: value
+    mode: Callable[[bool], Any] = lambda training: None
     precision: str = FAST_MATMUL
 
 
@@ -52,6 +55,8 @@ def torch_subject(
     **settings: Any,
 ) -> Subject:
     """A Subject of a torch model, trained by fused Adam."""
+    if compiling:
+        log_prob, sample = torch.compile(log_prob), torch.compile(sample)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def train(x: Tensor) -> Tensor:
@@ -94,19 +99,14 @@ def ours(d: int, layers: int, width: int) -> Subject:
     from steadyflow import RealNVP
 
     model = RealNVP(event_shape=(d,), couplings=layers, hidden_features=(width, width))
+
+    def sample(n: int) -> Tensor:
+        return model.decode(torch.randn(n, d)) if compiling else model.sample(n)
+
+    precision = FAST_MATMUL if compiling else "highest"
     return torch_subject(
-        model, model, model.sample, model.encode, model.decode, precision="highest"
+        model, model.log_prob, sample, model.encode, model.decode, precision=precision
     )
-
-
-def ours_compiled(d: int, layers: int, width: int) -> Subject:
-    """The same through torch.compile; samples are drawn outside."""
-    from steadyflow import RealNVP
-
-    model = RealNVP(event_shape=(d,), couplings=layers, hidden_features=(width, width))
-    log_prob = torch.compile(model, fullgraph=True, dynamic=False)
-    decode = torch.compile(model.decode, fullgraph=True, dynamic=False)
-    return torch_subject(model, log_prob, lambda n: decode(torch.randn(n, d)))
 
 
 def floor(d: int, layers: int, width: int) -> Subject:
@@ -280,21 +280,26 @@ PEERS: dict[str, Callable[[int, int, int], Subject]] = {
 }
 
 
-def version(name: str) -> str:
-    """The installed version of a library."""
+def label(name: str) -> str:
+    """The name with the installed version of a library."""
     try:
-        return importlib.metadata.version(name)
+        return f"{name} {importlib.metadata.version(name)}"
     except importlib.metadata.PackageNotFoundError:
-        return "from source"
+        return name
 
 
-def build(names: dict[str, Callable], *size: int) -> tuple[dict[str, Subject], dict[str, str]]:
+def build(
+    names: dict[str, Callable], compiled: set[str], *size: int
+) -> tuple[dict[str, Subject], dict[str, str]]:
     """The subjects that can be built, and why the others can not."""
+    global compiling
     built, missing = {}, {}
     for name, builder in names.items():
-        torch.manual_seed(0)
-        try:
-            built[name] = builder(*size)
-        except ImportError as error:
-            missing[name] = f"not installed ({error})"
+        for compiling in (False, True)[: 1 + (name in compiled)]:
+            torch.manual_seed(0)
+            try:
+                built[label(name) + ", torch.compile" * compiling] = builder(*size)
+            except ImportError as error:
+                missing[name] = f"not installed ({error})"
+    compiling = False
     return built, missing

@@ -237,7 +237,7 @@ def test_rsample_has_gradients():
 
 @torch.no_grad()
 def test_distribution_validates_its_values():
-    p = vector_flow().distribution()
+    p = vector_flow().distribution(validate_args=True)
     good = torch.zeros(2, 3).double()
     with pytest.raises(ValueError, match="event_shape"):
         p.log_prob(torch.zeros(2, 4).double())
@@ -246,7 +246,7 @@ def test_distribution_validates_its_values():
     free = vector_flow().distribution(validate_args=False)
     assert free.log_prob(torch.full((2, 3), math.nan).double()).isnan().all()
     assert free.expand((2,)).log_prob(good).shape == (2,)
-    pixels = pixel_flow(3).distribution()
+    pixels = pixel_flow(3).distribution(validate_args=True)
     assert not pixels.has_rsample
     with pytest.raises(NotImplementedError, match="sample"):
         pixels.rsample()

@@ -274,10 +274,6 @@ BIJECTIONS: dict[str, Case] = {
     "inverse-flatten": Case(lambda: Inverse(Flatten((2, 3, 2))), (12,)),
     **_couplings(),
     **_autoregressives(),
-    "autoregressive-one-variable": Case(lambda: autoregressive(Affine(), 1), (1,)),
-    "autoregressive-one-variable-context": Case(
-        lambda: autoregressive(RationalQuadraticSpline(), 1, 2), (1,), context=2
-    ),
     "autoregressive-residual": Case(
         lambda: autoregressive(Affine(), 5, 2, residual=True, order=[2, 0, 4, 1, 3]),
         (5,),
@@ -417,7 +413,6 @@ MODELS: dict[str, Model] = {
 _table: Any = {"hidden_features": [16, 16]}
 
 MODELS |= {
-    "maf-1": Model(lambda: MAF(event_shape=[1], **_table)),
     "maf-2": Model(lambda: MAF(event_shape=[2], **_table)),
     "maf-5-classes": Model(
         lambda: MAF(event_shape=[5], num_classes=3, residual=True, transforms=3, **_table)
@@ -425,7 +420,6 @@ MODELS |= {
     "maf-5-context": Model(
         lambda: MAF(event_shape=[5], context_features=2, order="random", **_table)
     ),
-    "spline-flow-1": Model(lambda: SplineFlow(event_shape=[1], **_table)),
     "spline-flow-2": Model(lambda: SplineFlow(event_shape=[2], transforms=3, **_table)),
     "spline-flow-5-context": Model(
         lambda: SplineFlow(event_shape=[5], context_features=2, linear="lu", **_table)
@@ -442,6 +436,7 @@ MODELS |= {
             context_features=2,
             architecture="coupling",
             linear="matrix-exponential",
+            transforms=2,
             **_table,
         )
     ),

@@ -18,13 +18,18 @@ sys.exit(code)
 
 @pytest.mark.parametrize("words", [["--help"], ["models"], ["--version"], ["data"], []])
 def test_what_only_informs_is_fast_and_imports_nothing_heavy(words):
-    before = processor_time()
-    command = [sys.executable, "-c", CHECK.format(words=words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
-    assert not done.stderr
-    assert processor_time() - before < 1  # that of a wall clock says more about the neighbours
+    seconds = []
+    for _ in range(3):  # a busy machine takes longer: the best of three counts
+        before = processor_time()
+        command = [sys.executable, "-c", CHECK.format(words=words)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        seconds.append(processor_time() - before)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+        assert not done.stderr
+        if seconds[-1] < 1:
+            return
+    pytest.fail(f"took {seconds} seconds of processor time")
 
 
 def processor_time():

@@ -88,7 +88,7 @@ def test_ctrl_c_leaves_a_usable_run(cli, tmp_path):
     )
     wait_for(tmp_path / "run" / "model")
     started.send_signal(signal.SIGINT)
-    _, err = started.communicate(timeout=60)
+    _, err = started.communicate(timeout=120)
     assert started.returncode == 130, err
     assert_one_sentence(err)
     assert "--resume run" in err
@@ -118,7 +118,7 @@ def test_main_gives_an_exit_code():
     assert main(["--version"]) == 0
 
 
-def wait_for(path, seconds=60):
+def wait_for(path, seconds=180):
     end = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < end, f"{path} did not appear"

@@ -87,7 +87,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
-    with pytest.raises(OSError, match="could not save .*No space left .* is intact"):
+    with pytest.raises(OSError, match=r"could not save .*No space left .* is intact"):
         checkpoint.save({"a": 2}, tmp_path / "c")
     assert checkpoint.load(tmp_path / "c") == {"a": 1}
     assert len(list(tmp_path.iterdir())) == 1

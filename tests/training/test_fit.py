@@ -191,7 +191,7 @@ def test_single_bad_losses_are_skipped_and_counted(points, small, fit):
 
 def test_persisting_bad_losses_end_the_run_with_advice(tmp_path, points, small, fit):
     spoil = Spoil(range(5, 100))
-    with pytest.raises(TrainingError, match="10 steps in a row.*lower learning rate.*model"):
+    with pytest.raises(TrainingError, match=r"10 steps in a row.*lower learning rate.*model"):
         fit(small(), points, steps=50, run=tmp_path / "run", callbacks=[spoil])
     model = load(tmp_path / "run")
     assert model.log_prob(points.test.x).isfinite().all()

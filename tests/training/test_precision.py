@@ -36,9 +36,9 @@ def test_log_determinants_stay_float32_under_bfloat16(points, small, fit):
     seen = []
 
     class Look(Losses):
-        def on_train_batch_start(self, trainer, training, batch, *_):
+        def on_train_batch_start(self, trainer, training, *_):
             with trainer.precision_plugin.train_step_context():
-                seen.append(training.model.log_prob(batch[0]).dtype)
+                seen.append(training.model.log_prob(training.batches.batch(0)[0]).dtype)
 
     fit(small(), points, steps=2, precision="bf16-mixed", callbacks=[Look()])
     assert seen == [torch.float32, torch.float32]

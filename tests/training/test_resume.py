@@ -35,7 +35,7 @@ def test_ctrl_c_leaves_a_run_that_continues_exactly(tmp_path, points, small, num
     half = train(small(), points, tmp_path / "half", first, Signal(9, number))
     assert half.interrupted
     assert half.steps == 10
-    assert "--resume" in half.message
+    assert "interrupted after step 10" in half.message
     assert load(tmp_path / "half").log_prob(points.test.x).isfinite().all()
 
     rest = resume(tmp_path / "half", callbacks=[second])

@@ -42,7 +42,7 @@ def test_notices_that_the_data_changed(tmp_path, small):
 
 def test_data_in_memory_can_not_be_opened_again(tmp_path, small, labelled):
     record = describe(small(), labelled, TrainingOptions().plain())
-    with pytest.raises(UsageError, match="in memory .*two classes.*: give the data"):
+    with pytest.raises(UsageError, match=r"in memory .*two classes.*: give the data"):
         Run.create(tmp_path / "run", record).data()
 
 

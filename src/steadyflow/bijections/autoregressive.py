@@ -27,9 +27,11 @@ from torch import Tensor, nn
 
 from steadyflow.bijections import fused_autoregressive
 from steadyflow.bijections.bijection import Bijection, Transformed
+from steadyflow.bijections.precision import widened
 from steadyflow.bijections.transforms import Transform
 from steadyflow.errors import unknown
 from steadyflow.networks.masked import Incremental, MaskedMLP
+from steadyflow.networks.precision import full_precision
 
 INVERSES = ("auto", "incremental", "fixed-point")
 WIDE = 512  # variables above which rounds over all of them are preferred to one after the other
@@ -70,18 +72,24 @@ class Autoregressive(Bijection):
         self.transform, self.network, self.method = transform, network, inverse
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
-        """One pass for all variables."""
-        return self.transform.forward(x, self.network(x, context).to(x.dtype))
+        """One pass for all variables, in float32 even under autocast."""
+        x = widened(x)
+        with full_precision(x):
+            parameters = self.network(x, context).to(x.dtype)
+            fast = fused_autoregressive.affine(self.transform, x, parameters)
+            return self.transform.forward(x, parameters) if fast is None else fast
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
         """Exact; differentiable in z, the context and the parameters."""
-        with torch.no_grad():
-            x, log_det = self._solve(z.detach(), context)
-        if not torch.is_grad_enabled():
-            return x, log_det
-        # x + J^-1 (z - f(x)): the second term is zero (rounding is left out), its gradient is not
-        x = x + _Solve.apply(z - self.forward(x, context)[0], self, x, context)
-        return x, -self.forward(x, context)[1]
+        z = widened(z)
+        with full_precision(z):
+            with torch.no_grad():
+                x, log_det = self._solve(z.detach(), context)
+            if not torch.is_grad_enabled():
+                return x, log_det
+            # x + J^-1 (z - f(x)): the second term is rounding, and left out; its gradient is not
+            x = x + _Solve.apply(z - self.forward(x, context)[0], self, x, context)
+            return x, -self.forward(x, context)[1]
 
     def _solve(self, z: Tensor, context: Tensor | None) -> Transformed:
         if self.method == "fixed-point" and not torch.compiler.is_compiling():

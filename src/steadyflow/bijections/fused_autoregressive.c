@@ -1,4 +1,5 @@
-/* The inverse of an autoregressive layer: a ReLU MaskedMLP, variable after variable.
+/* The inverse of an autoregressive layer: a ReLU MaskedMLP, variable after variable; and the affine
+ * transform with its gradients, in one pass.
  *
  * The batch is cut into panels of P rows, stored as [feature][row]. For each variable in its order
  * the hidden units that have become known are computed (a few rows of each weight, times what is
@@ -7,6 +8,7 @@
  * last. GCC's and clang's vector extensions, no intrinsics; fused_autoregressive.py has the why.
  */
 #include <stdint.h>
+#include <string.h>
 
 #define P 64
 #if defined(__AVX512F__)
@@ -183,4 +185,88 @@ void steadyflow_autoregressive_inverse(const Layer *l, float *x, float *log_det)
     for (int64_t t = 0; t < l->threads; t++)
         for (int64_t i = t; i < panels; i += l->threads)
             panel(l, i * P, x, log_det, l->scratch + t * l->scratch_size);
+}
+
+INLINE vec log_scale_slope(vec s, int64_t transform, float bound) {
+    vec u = absolute(s) / bound;
+    return transform == SOFTSIGN ? (1.f - u) * (1.f - u) : 1.f - u * u;
+}
+
+/* The affine transform works on pieces of a few rows, or of a part of one: TILE numbers in all. */
+#define TILE 512
+
+typedef struct {
+    float r[TILE + LANES], t[TILE + LANES], s[TILE + LANES];
+} Piece;
+
+/* Brings the raw scales and shifts of `rows` rows together; gives how many numbers they are. */
+INLINE int64_t collect(int64_t rows, int64_t n, int64_t part, const float *raw, Piece *p) {
+    for (int64_t i = 0; i < rows; i++) {
+        memcpy(p->r + i * part, raw + 2 * n * i, part * sizeof *raw);
+        memcpy(p->t + i * part, raw + 2 * n * i + n, part * sizeof *raw);
+    }
+    return rows * part;
+}
+
+INLINE vec some(const float *from, int64_t count) {
+    if (count >= LANES) return load(from);
+    vec v = all(0.f);
+    for (int64_t i = 0; i < count; i++) v[i] = from[i];
+    return v;
+}
+
+INLINE void put(float *to, int64_t count, vec v) {
+    if (count >= LANES) store(to, v);
+    else
+        for (int64_t i = 0; i < count; i++) to[i] = v[i];
+}
+
+/* z = x exp(s) + t for (batch, n), with (r, t) side by side in raw: (batch, 2 n). */
+void steadyflow_affine(int64_t batch, int64_t n, int64_t transform, float bound, const float *x,
+                       const float *raw, float *z, float *log_det) {
+    const int64_t many = n < TILE ? TILE / n : 1;
+    Piece p;
+    for (int64_t b = 0; b < batch; b += many) {
+        const int64_t rows = batch - b < many ? batch - b : many;
+        for (int64_t i = 0; i < rows; i++) log_det[b + i] = 0.f;
+        for (int64_t c = 0; c < n; c += TILE) {
+            const int64_t part = n - c < TILE ? n - c : TILE, from = b * n + c;
+            const int64_t count = collect(rows, n, part, raw + 2 * b * n + c, &p);
+            for (int64_t i = 0; i < count; i += LANES) {
+                vec s = log_scale(load(p.r + i), transform, bound), e = exponential(s);
+                store(p.s + i, s);
+                put(z + from + i, count - i, some(x + from + i, count - i) * e + load(p.t + i));
+            }
+            for (int64_t i = 0; i < rows; i++)
+                for (int64_t k = 0; k < part; k++) log_det[b + i] += p.s[i * part + k];
+        }
+    }
+}
+
+void steadyflow_affine_backward(int64_t batch, int64_t n, int64_t transform, float bound,
+                                const float *x, const float *raw, const float *dz,
+                                const float *d_log_det, float *dx, float *d_raw) {
+    const int64_t many = n < TILE ? TILE / n : 1;
+    Piece p;
+    for (int64_t b = 0; b < batch; b += many) {
+        const int64_t rows = batch - b < many ? batch - b : many;
+        for (int64_t c = 0; c < n; c += TILE) {
+            const int64_t part = n - c < TILE ? n - c : TILE, from = b * n + c;
+            const int64_t count = collect(rows, n, part, raw + 2 * b * n + c, &p);
+            for (int64_t i = 0; i < rows; i++)
+                for (int64_t k = 0; k < part; k++) p.t[i * part + k] = d_log_det[b + i];
+            for (int64_t i = 0; i < count; i += LANES) {
+                vec s = log_scale(load(p.r + i), transform, bound);
+                vec moved = some(dz + from + i, count - i) * exponential(s);
+                vec ds = moved * some(x + from + i, count - i) + load(p.t + i);
+                put(dx + from + i, count - i, moved);
+                store(p.s + i, ds * log_scale_slope(s, transform, bound));
+            }
+            for (int64_t i = 0; i < rows; i++) {
+                float *to = d_raw + 2 * (b + i) * n + c;
+                memcpy(to, p.s + i * part, part * sizeof *to);
+                memcpy(to + n, dz + from + i * n, part * sizeof *to);
+            }
+        }
+    }
 }

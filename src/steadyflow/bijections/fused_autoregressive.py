@@ -1,4 +1,4 @@
-"""The fast path of `Autoregressive.inverse` on the CPU: a whole layer in one call of a C kernel.
+"""The fast paths of `Autoregressive` on the CPU: its inverse, and its affine transform, in C.
 
 Variable after variable is D steps of a dozen operations on a few numbers each, and in torch the
 time goes into calling them. The kernel's arithmetic is about half of one dense pass, since the
@@ -23,6 +23,7 @@ from steadyflow.bijections import fused_splines
 from steadyflow.bijections.bijection import Transformed
 from steadyflow.bijections.splines import RationalQuadraticSpline
 from steadyflow.bijections.transforms import Additive, Affine, Transform
+from steadyflow.networks.fused_masked import ordinary, plain
 from steadyflow.networks.masked import MaskedMLP
 
 if TYPE_CHECKING:
@@ -62,13 +63,13 @@ def attempt(layer: Autoregressive, z: Tensor, context: Tensor | None) -> Transfo
     network = layer.network
     if torch.compiler.is_compiling() or type(network) is not MaskedMLP or z.dim() != 2:
         return None
-    if not fused_splines.ordinary(z) or not len(z) or z.shape[1] != network.features:
+    if not ordinary(z) or not len(z) or z.shape[1] != network.features:
         return None
-    if context is not None and not (fused_splines.ordinary(context) and len(context) == len(z)):
+    if context is not None and not (ordinary(context) and len(context) == len(z)):
         return None
     if network.activation != "relu" or (network.context is None) != (context is None):
         return None
-    if not all(fused_splines.ordinary(p) for p in network.parameters()):
+    if not all(plain(p) for p in network.parameters()):
         return None
     kind = _kind(layer.transform)
     if kind is None or library() is None:
@@ -140,6 +141,61 @@ def _run(network: MaskedMLP, kind: _Kind, z: Tensor, context: Tensor | None) -> 
     return x, log_det
 
 
+class _Affine(torch.autograd.Function):
+    """The affine transform of all variables, with its derivatives."""
+
+    @staticmethod
+    def forward(ctx, transform, x, parameters):
+        ctx.save_for_backward(x, parameters)
+        ctx.transform = transform
+        return _affine(transform, x, parameters)
+
+    @staticmethod
+    def backward(ctx, dz, d_log_det):
+        x, raw = ctx.saved_tensors
+        transform = ctx.transform
+        if torch.is_grad_enabled() or not (ordinary(dz) and ordinary(d_log_det)):
+            with torch.enable_grad():
+                x, raw = x.view_as(x), raw.view_as(raw)
+                outputs, create = transform.forward(x, raw), torch.is_grad_enabled()
+                sought = [v for v, w in zip((x, raw), ctx.needs_input_grad[1:], strict=True) if w]
+                grads = iter(
+                    torch.autograd.grad(outputs, sought, (dz, d_log_det), create_graph=create)
+                )
+            return None, *(next(grads) if w else None for w in ctx.needs_input_grad[1:])
+        dz, d_log_det = dz.contiguous(), d_log_det.contiguous()
+        dx, d_raw = torch.empty_like(x), torch.empty_like(raw)
+        given = (t.data_ptr() for t in (x, raw, dz, d_log_det, dx, d_raw))
+        kind = TRANSFORMS[transform.scale]
+        library().steadyflow_affine_backward(*x.shape, kind, transform.bound, *given)  # type: ignore[union-attr]
+        return None, dx, d_raw
+
+
+def affine(transform: Transform, x: Tensor, parameters: Tensor) -> Transformed | None:
+    """The affine transform of vectors by the kernel, or None where it does not apply."""
+    if torch.compiler.is_compiling() or type(transform) is not Affine or x.dim() != 2:
+        return None
+    if transform.scale not in TRANSFORMS or transform.bound > LARGEST_BOUND:
+        return None
+    if not (ordinary(x) and ordinary(parameters)) or not x.is_contiguous():
+        return None
+    if parameters.shape != (len(x), 2 * x.shape[1]) or not parameters.is_contiguous():
+        return None
+    if library() is None:
+        return None
+    if torch.is_grad_enabled() and (x.requires_grad or parameters.requires_grad):
+        return _Affine.apply(transform, x, parameters)
+    return _affine(transform, x, parameters)
+
+
+def _affine(transform: Affine, x: Tensor, raw: Tensor) -> Transformed:
+    z, log_det = torch.empty_like(x), x.new_empty(len(x))
+    given = (t.data_ptr() for t in (x, raw, z, log_det))
+    kind = TRANSFORMS[transform.scale]
+    library().steadyflow_affine(*x.shape, kind, transform.bound, *given)  # type: ignore[union-attr]
+    return z, log_det
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernel, if it can be had."""
@@ -148,4 +204,9 @@ def library() -> ctypes.CDLL | None:
         return None
     function = loaded.steadyflow_autoregressive_inverse
     function.argtypes, function.restype = [ctypes.POINTER(_Layer), POINTER, POINTER], None
+    shape = [INTEGER, INTEGER, INTEGER, FLOAT]
+    loaded.steadyflow_affine.argtypes = [*shape, *[POINTER] * 4]
+    loaded.steadyflow_affine.restype = None
+    loaded.steadyflow_affine_backward.argtypes = [*shape, *[POINTER] * 6]
+    loaded.steadyflow_affine_backward.restype = None
     return loaded

@@ -49,6 +49,7 @@ typedef struct {
     const float *x, *given; /* any strides */
     int64_t x_row, x_column, given_row, given_column;
     float *scratch; /* of each thread in turn */
+    float *kept_activations; /* of each panel in turn, from forward to backward; or null */
 } Layer;
 
 typedef struct {
@@ -248,16 +249,17 @@ static void scatter(const float *from, float *x, int64_t row, int64_t column, in
         for (int64_t j = 0; j < n; j++) x[i * row + j * column] = from[j * P + i];
 }
 
-/* Scratch of a thread, in floats: for the conditioner's input and each layer's output (for
- * backward also their gradients, and the input of each layer transposed), and x_b. */
-static int64_t activations(const Layer *a) {
+/* The size in floats of a panel's activations: the conditioner's input and each layer's output. */
+int64_t steadyflow_activations(const Layer *a) {
     int64_t total = 0;
     for (int64_t l = 0; l <= a->layers; l++) total += a->widths[l] * P;
     return total;
 }
 
+/* Scratch of a thread, in floats: x_b, the activations, and for backward also their gradients and
+ * the activations transposed. */
 int64_t steadyflow_scratch(const Layer *a, int64_t backward) {
-    return (backward ? 3 : 1) * activations(a) + a->moved * P;
+    return a->moved * P + (backward ? 3 : 1) * steadyflow_activations(a);
 }
 
 static int64_t rows_of(const Layer *a, int64_t panel) {
@@ -293,10 +295,16 @@ static void gather_moved(const Layer *a, int64_t panel, float *to) {
            a->step * a->x_column, a->moved, rows_of(a, panel), to);
 }
 
+/* Where a panel's activations are: kept, or to be computed in scratch. */
+static float *activations(const Layer *a, int64_t panel, float *scratch) {
+    if (a->kept_activations) return a->kept_activations + panel * steadyflow_activations(a);
+    return scratch + a->moved * P;
+}
+
 static void forward_panel(const Layer *a, int64_t panel, float *scratch, float *z, float *log_det) {
     const int64_t rows = rows_of(a, panel), first = panel * P, n = a->moved * P;
-    const float *out = conditioner(a, panel, scratch), *shift = out + n;
-    float *moved = scratch + activations(a);
+    const float *out = conditioner(a, panel, activations(a, panel, scratch)), *shift = out + n;
+    float *moved = scratch;
     gather_moved(a, panel, moved);
     if (a->transform == ADDITIVE) {
         for (int64_t i = 0; i < n; i += LANES) {
@@ -336,12 +344,13 @@ void steadyflow_forward(const Layer *a, float *z, float *log_det) {
 }
 
 /* The gradients of one panel, from the conditioner's output back to x and the context. Leaves in
- * scratch the activations, the gradients of each, and the activations transposed. */
+ * scratch the gradients of the activations, and the activations transposed. */
 static void backward_panel(const Layer *a, const Gradients *b, int64_t panel, float *scratch) {
-    const int64_t rows = rows_of(a, panel), first = panel * P, size = activations(a);
+    const int64_t rows = rows_of(a, panel), first = panel * P, size = steadyflow_activations(a);
     const int64_t n = a->moved * P, last = a->layers, *widths = a->widths;
-    const float *h = conditioner(a, panel, scratch);
-    float *g = scratch + size + (h - scratch), *moved = scratch + 3 * size;
+    float *input = activations(a, panel, scratch), *moved = scratch, *d_input = scratch + n + size;
+    const float *h = a->kept_activations ? input + size - widths[last] * P : conditioner(a, panel, input);
+    float *g = d_input + (h - input);
     const float *dz = b->dz + first * b->dz_row;
     /* g becomes the gradient of the conditioner's output h, moved that of x_b */
     float *d_shift = g + (a->transform == ADDITIVE ? 0 : n);
@@ -373,18 +382,16 @@ static void backward_panel(const Layer *a, const Gradients *b, int64_t panel, fl
         linear_back(a->weights[l], out, widths[l + 1], g, widths[l], h);
     }
     if (b->d_weights) {
-        float *turned = scratch + 2 * size;
+        float *turned = d_input + size;
         for (int64_t l = 0, at = 0; l < last; at += widths[l++] * P)
-            transpose(scratch + at, P, widths[l] / LANES * LANES, P, turned + at, widths[l]);
+            transpose(input + at, P, widths[l] / LANES * LANES, P, turned + at, widths[l]);
     }
     if (b->dx)
         scatter(moved, b->dx + first * a->features + a->moved_start, a->features, a->step, a->moved, rows);
     if (!b->dx && !b->d_context) return;
-    const float *input = scratch, *out = g;
-    g -= widths[0] * P;
-    linear_back(a->weights[0], out, widths[1], g, widths[0], 0);
+    linear_back(a->weights[0], g, widths[1], d_input, widths[0], 0);
     if (b->d_context)
-        scatter(g + a->kept * P, b->d_context + first * a->context, a->context, 1, a->context, rows);
+        scatter(d_input + a->kept * P, b->d_context + first * a->context, a->context, 1, a->context, rows);
     if (!b->dx) return;
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = 0; j < a->kept; j++) {
@@ -392,16 +399,14 @@ static void backward_panel(const Layer *a, const Gradients *b, int64_t panel, fl
             const float v = input[j * P + i];
             const int clipped = a->clip > 0 && (v <= -a->clip || v >= a->clip);
             b->dx[(first + i) * a->features + column] =
-                dz[i * b->dz_row + column * b->dz_column] + (clipped ? 0.f : g[j * P + i]);
+                dz[i * b->dz_row + column * b->dz_column] + (clipped ? 0.f : d_input[j * P + i]);
         }
 }
 
-/* Nothing was kept of the forward pass: it is cheaper to compute a panel's activations again in
- * the cache than to write them to memory and back. Each thread takes a panel, then each takes its
- * rows of the weights' gradients. */
+/* Each thread takes a panel, then each takes its rows of the weights' gradients. */
 void steadyflow_backward(const Layer *a, const Gradients *b) {
     const int64_t panels = (a->batch + P - 1) / P, threads = a->threads;
-    const int64_t share = steadyflow_scratch(a, 1), size = activations(a);
+    const int64_t share = steadyflow_scratch(a, 1), size = steadyflow_activations(a);
     for (int64_t start = 0; start < panels; start += threads) {
         const int64_t count = panels - start < threads ? panels - start : threads;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
@@ -413,8 +418,10 @@ void steadyflow_backward(const Layer *a, const Gradients *b) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
             for (int64_t j = 0; j < n_out; j += ROWS)
                 for (int64_t p = 0; p < count; p++) {
-                    const float *h = a->scratch + p * share + at, *turned = h + 2 * size;
-                    const float *g = h + size + n_in * P;
+                    float *scratch = a->scratch + p * share;
+                    const float *h = activations(a, start + p, scratch) + at;
+                    const float *g = scratch + a->moved * P + size + at + n_in * P;
+                    const float *turned = scratch + a->moved * P + 2 * size + at;
                     const int fresh = start + p == 0;
                     if (j + ROWS <= n_out)
                         weight_rows(ROWS, g + j * P, h, turned, n_in, d + j * n_in, d_bias + j, fresh);

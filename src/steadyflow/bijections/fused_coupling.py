@@ -3,9 +3,9 @@
 A coupling of small vectors is a few small matrix products between many elementwise ones. On a CPU
 the time goes into calling them, into moving what they give through memory, and into matrix kernels
 made for larger matrices. The kernel takes 64 examples at a time through the whole layer without
-leaving the cache, and computes their activations again for the gradients, which costs less than
-storing them and makes the memory of a training step independent of width and depth of the
-conditioners. docs/benchmarks.md has what it brings.
+leaving the cache. For the gradients it keeps the activations of small batches, and computes those
+of large ones again, so that the memory of a training step stays small at little cost in time.
+docs/benchmarks.md has what it brings.
 
 It serves float32 vectors on the CPU, splits into regular columns, an additive or bounded affine
 transform and a ReLU `MLP`. All else, compiled and transformed code (torch.compile, export, vmap,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 PANEL = 64  # P of the C file
 TRANSFORMS = {"additive": 0, "tanh": 1, "softsign": 2}
 LARGEST_BOUND = 40.0  # of a log-scale: the kernel's exp has no overflow to handle
+KEPT = 2**20  # floats of activations of a layer, up to which they are kept for the gradients
 WORK_OF_A_THREAD = 2**20  # multiplications below which a second thread costs more than it brings
 INTEGER, FLOAT, POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 Parameters = Sequence[Tensor]  # weight and bias of each linear layer in turn
@@ -53,7 +54,7 @@ class _Layer(ctypes.Structure):
         *((n, FLOAT) for n in ("bound", "clip")),
         *((n, POINTER) for n in ("widths", "weights", "biases", "x", "given")),
         *((n, INTEGER) for n in ("x_row", "x_column", "given_row", "given_column")),
-        ("scratch", POINTER),
+        *((n, POINTER) for n in ("scratch", "kept_activations")),
     )
     hold: Any  # what has to live as long as the addresses
 
@@ -109,15 +110,21 @@ class Plan:
             clip=clip or 0.0,
             widths=ctypes.addressof(self.widths),
         )
+        self.activations = library.steadyflow_activations(self.layer)
         self.scratch = [library.steadyflow_scratch(self.layer, back) for back in (0, 1)]
 
     def run(
-        self, inverse: bool, x: Tensor, context: Tensor | None, parameters: Parameters
+        self,
+        inverse: bool,
+        x: Tensor,
+        context: Tensor | None,
+        parameters: Parameters,
+        kept: Tensor | None = None,
     ) -> Transformed:
-        """The coupling of x: (batch, features), or its inverse."""
+        """The coupling of x: (batch, features), or its inverse; leaves activations in `kept`."""
         z = x.new_empty(x.shape)
         log_det = zero_log_det(x) if self.additive else x.new_empty(len(x))
-        layer = self._call(inverse, x, context, parameters, back=False)
+        layer = self._call(inverse, x, context, parameters, kept, back=False)
         self.library.steadyflow_forward(layer, z.data_ptr(), log_det.data_ptr())
         return z, log_det
 
@@ -129,13 +136,14 @@ class Plan:
         parameters: Parameters,
         outer: Transformed,
         wanted: Sequence[bool],
+        kept: Tensor | None = None,
     ) -> list[Tensor | None]:
         """The gradients of x, the context and the parameters, as far as they are wanted."""
         dz, d_log_det = outer
         dx = x.new_empty(x.shape) if wanted[0] else None
         d_context = x.new_empty(context.shape) if context is not None and wanted[1] else None
         found = [x.new_empty(p.shape) for p in parameters] if any(wanted[2:]) else []
-        layer = self._call(inverse, x, context, parameters, back=True)
+        layer = self._call(inverse, x, context, parameters, kept, back=True)
         gradients = _Gradients(
             dz=dz.data_ptr(),
             d_log_det=d_log_det.data_ptr(),
@@ -150,14 +158,29 @@ class Plan:
         self.library.steadyflow_backward(layer, gradients)
         return [dx, d_context, *(found or len(parameters) * [None])]
 
+    def borrow(self, x: Tensor) -> Tensor | None:
+        """Memory for the activations of x, if they are to be kept."""
+        size = -(-len(x) // PANEL) * self.activations
+        if size > KEPT:
+            return None
+        free = _free.setdefault(size, [])
+        return free.pop() if free else x.new_empty(size)
+
     def _call(
-        self, inverse: bool, x: Tensor, context: Tensor | None, parameters: Parameters, back: bool
+        self,
+        inverse: bool,
+        x: Tensor,
+        context: Tensor | None,
+        parameters: Parameters,
+        kept: Tensor | None,
+        back: bool,
     ) -> _Layer:
         layer = _Layer.from_buffer_copy(self.layer)
         layer.batch, layer.inverse = len(x), inverse
         most = len(x) * self.work // WORK_OF_A_THREAD
         threads = 1 if most < 2 else min(most, torch.get_num_threads(), -(-len(x) // PANEL))
         layer.threads, layer.scratch = threads, _scratch(threads * self.scratch[back])
+        layer.kept_activations = None if kept is None else kept.data_ptr()
         layer.x = x.data_ptr()
         layer.x_row, layer.x_column = x.stride()
         if context is not None:
@@ -200,7 +223,8 @@ class _Couple(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, coupling, plan, inverse, x, context, *parameters):
-        z, log_det = plan.run(inverse, x, context, parameters)
+        ctx.kept = plan.borrow(x)
+        z, log_det = plan.run(inverse, x, context, parameters, ctx.kept)
         ctx.save_for_backward(x, context, *parameters)
         ctx.coupling, ctx.plan, ctx.inverse = coupling, plan, inverse
         if plan.additive:
@@ -213,7 +237,9 @@ class _Couple(torch.autograd.Function):
         if torch.is_grad_enabled() or not all(map(ordinary, outer)):
             return None, None, None, *_plain_gradients(ctx, inputs, outer, wanted)
         x, context, *parameters = inputs
-        found = ctx.plan.gradients(ctx.inverse, x, context, parameters, outer, wanted)
+        kept, ctx.kept = ctx.kept, None  # a second time they are computed again
+        found = ctx.plan.gradients(ctx.inverse, x, context, parameters, outer, wanted, kept)
+        give_back(kept)
         return None, None, None, *found
 
 
@@ -284,6 +310,7 @@ def ordinary(x: Tensor) -> bool:
         and x.is_cpu
         and x.dtype == torch.float32
         and x.layout == torch.strided
+        and torch._C._has_storage(x)
         and not x.is_neg()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
@@ -313,11 +340,20 @@ def _hooked(module: nn.Module) -> bool:
     )
 
 
+_free: dict[int, list[Tensor]] = {}  # fresh memory costs time: that of a step serves the next
 _local = threading.local()
 
 
+def give_back(kept: Tensor | None) -> None:
+    """Memory that `Plan.borrow` gave."""
+    if kept is not None:
+        if len(_free) > 8:  # sizes: of batches that have not come again
+            _free.clear()
+        _free.setdefault(len(kept), []).append(kept)
+
+
 def _scratch(size: int) -> int:
-    """The address of floats for one call, kept for the next: fresh memory costs time."""
+    """The address of floats for one call, kept for the next."""
     buffer = getattr(_local, "buffer", None)
     if buffer is None or len(buffer) < size:
         buffer = _local.buffer = torch.empty(size, dtype=torch.float32, device="cpu")
@@ -332,7 +368,8 @@ def _library() -> ctypes.CDLL | None:
         return None
     layer = ctypes.POINTER(_Layer)
     library.steadyflow_scratch.argtypes = [layer, INTEGER]
-    library.steadyflow_scratch.restype = INTEGER
+    library.steadyflow_activations.argtypes = [layer]
+    library.steadyflow_scratch.restype = library.steadyflow_activations.restype = INTEGER
     library.steadyflow_forward.argtypes = [layer, POINTER, POINTER]
     library.steadyflow_backward.argtypes = [layer, ctypes.POINTER(_Gradients)]
     library.steadyflow_forward.restype = library.steadyflow_backward.restype = None

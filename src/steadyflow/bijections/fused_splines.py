@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch import Tensor
 
 from steadyflow import native
 from steadyflow.bijections.bijection import Transformed
+from steadyflow.networks.fused_masked import ordinary
 
 if TYPE_CHECKING:
     from steadyflow.bijections.splines import RationalQuadraticSpline
@@ -134,21 +134,6 @@ def _plain_gradients(ctx, inputs: tuple, outer: tuple) -> list[Tensor | None]:
             torch.autograd.grad(outputs, sought, outer, create_graph=torch.is_grad_enabled())
         )
     return [next(found) if w else None for w in wanted]
-
-
-def ordinary(x: Tensor) -> bool:
-    """Whether x is plain float32 in plain memory, seen by nobody but autograd."""
-    return (
-        (type(x) is Tensor or type(x) is nn.Parameter)
-        and x.is_cpu
-        and x.dtype == torch.float32
-        and x.layout == torch.strided
-        and not x.is_neg()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._get_tracing_state()
-        and forward_ad._current_level < 0
-    )
 
 
 @cache

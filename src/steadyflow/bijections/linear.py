@@ -25,6 +25,8 @@ from steadyflow.bijections.bijection import (
     same_shape,
     zero_log_det,
 )
+from steadyflow.bijections.precision import widened
+from steadyflow.networks.precision import full_precision
 
 
 class Permutation(Bijection):
@@ -98,6 +100,30 @@ class Dense(Bijection):
         self.size = size
         self.bias = nn.Parameter(torch.zeros(size))
 
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
+        """W x + b, in float32 even under autocast: a rounded variable has no way back."""
+        x = widened(x)
+        with full_precision(x):
+            return self.multiply(x) + self.bias, self.log_det(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
+        """W^-1 (z - b)."""
+        z = widened(z)
+        with full_precision(z):
+            return self.solve(z - self.bias), -self.log_det(z)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """W x for the rows of x: (batch, D)."""
+        raise NotImplementedError
+
+    def solve(self, z: Tensor) -> Tensor:
+        """W^-1 z for the rows of z: (batch, D)."""
+        raise NotImplementedError
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """log|det W| for each row of x: (batch,)."""
+        raise NotImplementedError
+
     def output_shape(self, event_shape: Shape) -> Shape:
         """The same; fails on another size."""
         return same_shape(self, (self.size,), event_shape)
@@ -123,26 +149,25 @@ class LULinear(Dense):
         self.upper = nn.Parameter(torch.zeros(size, size))
         self.log_diagonal = nn.Parameter(torch.zeros(size))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
-        """Multiplies by U, then by L."""
+    def multiply(self, x: Tensor) -> Tensor:
+        """By U, then by L."""
         lower, upper = self._factors()
-        return torch.addmm(self.bias, x @ upper.t(), lower.t()), self._log_det(x)
+        return x @ upper.t() @ lower.t()
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
-        """Solves for L, then for U."""
-        lower, upper = self._factors()
-        y = torch.linalg.solve_triangular(
-            lower, (z - self.bias).t(), upper=False, unitriangular=True
-        )
-        return torch.linalg.solve_triangular(upper, y, upper=True).t(), -self._log_det(z)
+    def solve(self, z: Tensor) -> Tensor:
+        """For L, then for U."""
+        lower, upper = (wide(factor) for factor in self._factors())
+        y = torch.linalg.solve_triangular(lower, wide(z).t(), upper=False, unitriangular=True)
+        return torch.linalg.solve_triangular(upper, y, upper=True).t().to(z.dtype)
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """The sum of s."""
+        return constant_log_det(self.log_diagonal, x)
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         one = torch.eye(self.size, dtype=self.bias.dtype, device=self.bias.device)
         diagonal = torch.diag(self.log_diagonal.exp())
         return self.lower.tril(-1) + one, self.upper.triu(1) + diagonal
-
-    def _log_det(self, x: Tensor) -> Tensor:
-        return constant_log_det(self.log_diagonal, x)
 
 
 class HouseholderLinear(Dense):
@@ -164,25 +189,28 @@ class HouseholderLinear(Dense):
             raise ValueError(f"reflections must be from 1 to {size}, got {reflections}")
         self.vectors = nn.Parameter(torch.zeros(size, reflections))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
+    def multiply(self, x: Tensor) -> Tensor:
         """Rotates."""
-        return torch.addmm(self.bias, x, self.matrix().t()), zero_log_det(x)
+        return x @ self.matrix().t()
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
+    def solve(self, z: Tensor) -> Tensor:
         """Rotates back."""
-        return (z - self.bias) @ self.matrix(), zero_log_det(z)
+        return z @ self.matrix()
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """Zero."""
+        return zero_log_det(x)
 
     def matrix(self) -> Tensor:
         """W, (D, D)."""
-        below = self.vectors.tril(-1)
+        below = wide(self.vectors.tril(-1))
         tau = 2 / (1 + below.square().sum(0))
         count = below.shape[1]
         # householder_product takes the ones on the diagonal for granted and needs D columns
-        wide = torch.cat((below, below.new_zeros(self.size, self.size - count)), 1)
-        product = torch.linalg.householder_product(wide, tau)
-        sign = torch.ones_like(self.bias)
+        columns = torch.cat((below, below.new_zeros(self.size, self.size - count)), 1)
+        sign = torch.ones_like(below[:, 0])
         sign[:count] = -1
-        return product * sign
+        return (torch.linalg.householder_product(columns, tau) * sign).to(self.vectors.dtype)
 
 
 class MatrixExponential(Dense):
@@ -192,12 +220,19 @@ class MatrixExponential(Dense):
         super().__init__(size)
         self.generator = nn.Parameter(torch.zeros(size, size))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
-        """Multiplies by exp(A)."""
-        z = torch.addmm(self.bias, x, torch.matrix_exp(self.generator).t())
-        return z, constant_log_det(self.generator.diagonal(), x)
+    def multiply(self, x: Tensor) -> Tensor:
+        """By exp(A)."""
+        return x @ torch.matrix_exp(self.generator).t()
 
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
-        """Multiplies by exp(-A)."""
-        x = (z - self.bias) @ torch.matrix_exp(-self.generator).t()
-        return x, -constant_log_det(self.generator.diagonal(), z)
+    def solve(self, z: Tensor) -> Tensor:
+        """By exp(-A)."""
+        return z @ torch.matrix_exp(-self.generator).t()
+
+    def log_det(self, x: Tensor) -> Tensor:
+        """The trace of A."""
+        return constant_log_det(self.generator.diagonal(), x)
+
+
+def wide(values: Tensor) -> Tensor:
+    """Values in float32 or wider: linear algebra knows nothing narrower."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

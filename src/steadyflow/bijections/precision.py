@@ -7,12 +7,11 @@ variable, and the variables that a linear layer mixes, are rounded once in each 
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 from torch import Tensor
 
 from steadyflow.bijections.bijection import Bijection, Shape, Transformed
+from steadyflow.networks.precision import full_precision
 
 
 class FullPrecision(Bijection):
@@ -30,17 +29,21 @@ class FullPrecision(Bijection):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
         """The forward of the wrapped bijection."""
-        with _without_autocast(x):
-            return self.bijection(_wide(x), context)
+        x = widened(x)
+        with full_precision(x):
+            return self.bijection(x, context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
         """The inverse of the wrapped bijection."""
-        with _without_autocast(z):
-            return self.bijection.inverse(_wide(z), context)
+        z = widened(z)
+        with full_precision(z):
+            return self.bijection.inverse(z, context)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Initialises the wrapped bijection."""
-        self.bijection.initialize(_wide(x), context)
+        x = widened(x)
+        with full_precision(x):
+            self.bijection.initialize(x, context)
 
     def output_shape(self, event_shape: Shape) -> Shape:
         """The wrapped bijection's output shape."""
@@ -51,11 +54,8 @@ class FullPrecision(Bijection):
         return self.bijection.input_shape(event_shape)
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager:
+def widened(x: Tensor) -> Tensor:
+    """The same numbers in float32, where autocast may have rounded them."""
     if torch.is_autocast_enabled(x.device.type):
-        return torch.autocast(x.device.type, enabled=False)
-    return contextlib.nullcontext()
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from steadyflow.cli import console
@@ -17,11 +18,19 @@ def demo(*, minutes: float = 1.5, run: str = "runs/demo") -> dict[str, Any]:
         minutes: how long to train.
         run: the run folder.
     """
+    # so small a model gains nothing from threads, and loses much where others use the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from steadyflow import training
     from steadyflow.cli.finish import finish
 
     console.say(f"training RealNVP on handwritten digits for {minutes:g} minutes, into {run}")
     done = training.fit(
-        "realnvp", "digits", run=run, overwrite=True, conditional=True, minutes=minutes
+        "realnvp",
+        "digits",
+        run=run,
+        overwrite=True,
+        conditional=True,
+        minutes=minutes,
+        batch_size=64,  # small steps learn these few images soonest
     )
     return finish(done, report=True)

@@ -62,7 +62,7 @@ class SplineFlow(FlowModel):
         residual: add each hidden layer to the one before it (autoregressive only).
         order: 'reverse' or 'random' (autoregressive only); see `MAF`.
         activation: 'relu', 'silu', 'gelu', 'tanh' or 'elu'.
-        min_slope: the smallest slope of each spline.
+        min_slope: the smallest slope of each spline or mixture.
         inverse: 'incremental', 'fixed-point' or 'auto'; see `Autoregressive`.
     """
 
@@ -144,5 +144,5 @@ def _transform(name: str, bins: int, bound: float, min_slope: float) -> Transfor
     if name == "spline":
         return RationalQuadraticSpline(bins, bound, min_slope=min_slope)
     if name == "mixture":
-        return MixtureOfLogistics(bins)
+        return MixtureOfLogistics(bins, bound=2.0, min_slope=min_slope)
     raise unknown("transform", name, ("spline", "mixture"))

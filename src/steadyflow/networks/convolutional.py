@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steadyflow.networks.precision import full_precision
+
 
 class ResidualBlock(nn.Module):
     """h + conv3x3(act(conv3x3(act(h)))), with the last one starting at zero."""
@@ -67,5 +69,5 @@ class ResidualConvNet(nn.Module):
         for block in self.blocks:
             h = block(h)
         h = F.relu(h)
-        with torch.autocast(h.device.type, enabled=False):
+        with full_precision(h):
             return self.output(h.to(self.output.weight.dtype))

@@ -89,13 +89,11 @@ class GlowNet(nn.Module):
     ):
         super().__init__()
         self.clip, self.edges = clip, edges
+        # torch's own small first weights: with He's, 2.4 times as large, training was less steady
         self.first = nn.Conv2d(in_channels + edges, hidden_channels, 3, padding=1)
         self.second = nn.Conv2d(hidden_channels, hidden_channels, 1)
         self.last = ZeroConv(hidden_channels, out_channels)
         self.context = nn.Linear(context_features, hidden_channels) if context_features else None
-        for layer in (self.first, self.second):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""

@@ -15,12 +15,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steadyflow.errors import unknown
+from steadyflow.networks import fused_masked
 from steadyflow.networks.mlp import ACTIVATIONS
 
 
@@ -74,6 +76,7 @@ class MaskedMLP(nn.Module):
         self.features, self.planes = features, planes
         self.residual, self.activation, self.clip = residual, activation, clip
         self.context = None
+        self._plan: fused_masked.Plan | None = None
         if context_features:
             self.context = nn.Linear(context_features, hidden_features[0], bias=False)
         self.register_buffer("columns", torch.tensor(self.order), persistent=False)
@@ -95,18 +98,59 @@ class MaskedMLP(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(batch, D) and (batch, context_features) to (batch, planes * D), planes stacked."""
+        fast = fused_masked.attempt(self, x, context)
+        if fast is not None:
+            return fast
+        weights = [self.weight(number) for number in range(len(self.layers))]
+        if self.context is not None and context is not None:
+            weights[0] = torch.cat((self.context.weight, weights[0]), 1)
+        biases = [self.bias(number) for number in range(len(self.layers))]
+        return self.through(x, context, weights, biases)
+
+    def through(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+    ) -> Tensor:
+        """The network with masked weights given from outside, the context's columns first."""
         if self.clip is not None:
             x = F.hardtanh(x, -self.clip, self.clip)
+        if self.context is not None and context is not None:
+            x = torch.cat((context.to(x.dtype), x), 1)
         activation = _activation(self.activation)
-        last = len(self.layers) - 1
         h = x
-        for number in range(last):
-            out = F.linear(h, self.weight(number), self.bias(number))
-            if number == 0 and self.context is not None and context is not None:
-                out = out + self.context(context.to(out.dtype))
-            out = activation(out)
+        for number in range(len(weights) - 1):
+            out = activation(F.linear(h, weights[number], biases[number]))
             h = h + out if self.residual and number else out
-        return F.linear(h, self.weight(last), self.bias(last))
+        return F.linear(h, weights[-1], biases[-1])
+
+    def everything(self) -> tuple[Tensor, ...]:
+        """Weight and bias of each layer in turn, not masked; the context's columns first."""
+        parameters = [p for layer in self.layers for p in (layer.weight, layer.bias)]
+        if self.context is not None:
+            parameters[0] = torch.cat((self.context.weight, parameters[0]), 1)  # type: ignore[list-item]
+        return tuple(parameters)  # type: ignore[arg-type]
+
+    def plan(self) -> fused_masked.Plan:
+        """What the kernel knows of the masks; made once."""
+        if self._plan is None:
+            masks = [getattr(self, f"mask{number}") for number in range(len(self.layers))]
+            given = 0
+            if self.context is not None:
+                given = self.context.in_features
+                masks[0] = torch.cat((masks[0].new_ones(len(masks[0]), given), masks[0]), 1)
+            self._plan = fused_masked.Plan(masks, given)
+        return self._plan
+
+    def __getstate__(self) -> dict:
+        """Without the plan, which holds addresses of this process."""
+        return {**self.__dict__, "_plan": None}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> MaskedMLP:
+        self._plan = None  # the masks move
+        return super()._apply(*args, **kwargs)
 
     def weight(self, number: int) -> Tensor:
         """The masked weight of a layer: (units above, units below)."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steadyflow.errors import unknown
+from steadyflow.networks.precision import full_precision
 
 ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "gelu": F.gelu, "tanh": torch.tanh, "elu": F.elu}
 
@@ -19,6 +20,7 @@ class MLP(nn.Module):
     The output layer starts at zero, so that a flow starts as the identity. Inputs beyond `clip`
     count as `clip`: outside the region where data lies the network is constant, the flow affine,
     and its tails and its inverse exact, instead of an extrapolation that nothing has trained.
+    Under autocast the output layer keeps full precision: it sets shifts and scales.
 
     Args:
         in_features: length of x.
@@ -61,4 +63,6 @@ class MLP(nn.Module):
         activation = ACTIVATIONS[self.activation]
         for layer in self.layers[:-1]:
             x = activation(layer(x))
-        return self.layers[-1](x)
+        last = self.layers[-1]
+        with full_precision(x):
+            return last(x.to(last.weight.dtype))

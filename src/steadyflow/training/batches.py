@@ -12,8 +12,6 @@ wait for another epoch, whose order is another; a set smaller than a batch is on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -24,7 +22,7 @@ Batch = tuple[Tensor, Tensor | None, float]
 
 
 class Batches:
-    """An endless stream of batches (x, y, weight), one a step.
+    """The batch (x, y, weight) of every step.
 
     Args:
         split: the examples; x of shape (N, *event), y (N,) or None.
@@ -32,12 +30,11 @@ class Batches:
         seed: decides the order.
 
     Attributes:
-        step: the number of the next batch, from 0.
         steps_per_epoch: how many batches an epoch has.
 
     Example:
         >>> batches = Batches(Split(torch.arange(5.0)[:, None]), batch_size=2, seed=0)
-        >>> x, y, weight = next(iter(batches))
+        >>> x, y, weight = batches.batch(step=0)
         >>> x.shape, y, weight, batches.steps_per_epoch
         (torch.Size([2, 1]), None, 1.0, 2)
     """
@@ -47,7 +44,6 @@ class Batches:
         self.batch_size = min(batch_size, len(split))
         self.steps_per_epoch = len(split) // self.batch_size
         self.seed = seed
-        self.step = 0
         self.rank, self.processes = 0, 1
         self._order: tuple[int, Tensor | None] = (-1, None)
 
@@ -55,16 +51,16 @@ class Batches:
         """Makes this the part of process `rank` of so many."""
         self.rank, self.processes = rank, processes
 
+    @property
+    def bytes(self) -> int:
+        """The memory that the examples take."""
+        return self.x.nbytes + (0 if self.y is None else self.y.nbytes)
+
     def to(self, device: torch.device) -> None:
         """Moves all the examples to the device, where a batch is then one indexing away."""
         self.x = self.x.to(device)
         self.y = None if self.y is None else self.y.to(device)
         self._order = (-1, None)
-
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            step, self.step = self.step, self.step + 1
-            yield self.batch(step)
 
     def batch(self, step: int) -> Batch:
         """This process's part of the batch of a step.

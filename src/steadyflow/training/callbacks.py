@@ -125,14 +125,14 @@ class Validation(Callback):
             return None
         size = max(1, training.options.batch_size // trainer.world_size)
         x, y = _share(self.split, trainer)
-        x, y = x.to(training.device), None if y is None else y.to(training.device)
         total = torch.zeros(2, dtype=torch.float64, device=training.device)
         training.model.eval()
         with own_randomness(training.options.seed, trainer.global_rank):
             for start in range(0, len(x), size):
                 part = slice(start, start + size)
-                batch = x[part], None if y is None else y[part]
-                total[0] += trainer.strategy.validation_step(batch) * len(batch[0])
+                batch = training.to_device((x[part], None if y is None else y[part], 1.0))
+                loss: Any = trainer.strategy.validation_step(batch[:2])
+                total[0] += loss * len(batch[0])
                 total[1] += len(batch[0])
         training.model.train()
         if trainer.world_size > 1:

@@ -38,7 +38,7 @@ def save(tree: Mapping[str, Any], path: str | Path) -> None:
         OSError: if it can not be written; what was at `path` is then intact.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> path = Path(tempfile.mkdtemp()) / "checkpoint.safetensors"
         >>> save({"weights": torch.ones(2), "steps": {0: (1, None)}}, path)
         >>> load(path)
@@ -101,10 +101,12 @@ def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
         tensors[place] = value.detach().cpu().contiguous().clone()
         return {"tensor": place}
     if isinstance(value, Mapping):
-        pairs = [
-            (_plain(key, place), item, f"{place}.{key}".strip(".")) for key, item in value.items()
-        ]
-        return {"dict": [[key, _encode(item, inner, tensors)] for key, item, inner in pairs]}
+        return {
+            "dict": [
+                [_plain(key, place), _encode(item, f"{place}.{key}".strip("."), tensors)]
+                for key, item in value.items()
+            ]
+        }
     if isinstance(value, list | tuple):
         kind = "list" if isinstance(value, list) else "tuple"
         return {kind: [_encode(v, f"{place}.{i}", tensors) for i, v in enumerate(value)]}

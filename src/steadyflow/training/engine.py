@@ -28,9 +28,7 @@ class SafeCheckpointIO(CheckpointIO):
         """Writes a checkpoint."""
         checkpoint.save(checkpoint_, path)
 
-    def load_checkpoint(
-        self, path: Any, map_location: Any = None, weights_only: Any = None
-    ) -> Any:
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> Any:
         """Reads a checkpoint, on the CPU."""
         return checkpoint.load(path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,13 +101,11 @@ def fit(
     with own_randomness(settings.seed):
         built = matching.build(model, dataset, conditional, model_options or {})
         matching.check(built, dataset)
-        folder = None
-        if run is not None:
-            record = describe(built, dataset, settings.plain(), command)
-            folder = (
-                Run.create(run, record, overwrite=overwrite) if is_main_process() else Run(run)
-            )
-        return train(built, dataset, settings, folder, callbacks)
+        if run is None:
+            return train(built, dataset, settings, callbacks)
+        record = describe(built, dataset, settings.plain(), command)
+        create = functools.partial(Run.create, run, record, overwrite=overwrite)
+        return train(built, dataset, settings, callbacks, Run(run), create)
 
 
 def resume(
@@ -142,7 +141,7 @@ def resume(
         matching.check(model, dataset)
         if is_main_process() and settings.plain() != run.config["training"]:
             run.write_config({**run.config, "training": settings.plain()})
-        return train(model, dataset, settings, run, callbacks)
+        return train(model, dataset, settings, callbacks, run)
 
 
 def load(run: str | Path | Run) -> GenerativeModel:
@@ -172,9 +171,7 @@ def _same_data(run: Run, data: Any) -> Dataset:
     if data is None:
         return run.data()
     then = run.config["data"]
-    options = (
-        {} if isinstance(data, data_room.Dataset) else {"seed": then["seed"], **then["fractions"]}
-    )
-    dataset = data_room.as_dataset(data, **options)
-    dataset.require_unchanged(then)
-    return dataset
+    if not isinstance(data, data_room.Dataset):
+        data = data_room.as_dataset(data, seed=then["seed"], **then["fractions"])
+    data.require_unchanged(then)
+    return data

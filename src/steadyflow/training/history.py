@@ -1,13 +1,15 @@
 """metrics.csv: one line for every few steps of training, and one for every validation.
 
-step, epoch        where training was
-split              'train' (the mean since the line before) or 'validation'
-loss               the model's loss; nats per dimension for likelihood models
-nats               the mean log-likelihood of an example, in nats (likelihood models)
-bits_per_dim       the loss in bits per dimension (likelihood models)
-learning_rate, gradient_norm, examples_per_second
-skipped            steps skipped so far because the loss was not finite
-elapsed            seconds of training so far
+    step, epoch        where training was
+    split              'train' (the mean since the line before) or 'validation'
+    loss               the model's loss; nats per dimension for likelihood models
+    nats               the mean log-likelihood of an example, in nats (likelihood models)
+    bits_per_dim       the loss in bits per dimension (likelihood models)
+    learning_rate, gradient_norm, examples_per_second
+    skipped            steps skipped so far because the loss was not finite
+    elapsed            seconds of training so far
+
+What does not apply to a line is empty in it.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def started_by_fit() -> bool:
 
 @contextlib.contextmanager
 def same_environment() -> Iterator[None]:
-    """Puts back the environment variables, in which a port would be handed to the next training."""
+    """Puts back the environment variables, where a training leaves its port to the next one."""
     before = dict(os.environ)
     try:
         yield

@@ -1,10 +1,12 @@
 """The run folder: everything that a training leaves.
 
-config.yaml               model, data, training options, versions: enough to repeat it
-model/                    the best weights (config.json, model.safetensors)
-checkpoint.safetensors    the last state of training, for --resume
-metrics.csv               see `steadyflow.training.history`
-evaluation.json, *.png, report.html     written by the other verbs
+    config.yaml               model, data, training options, versions: enough to repeat it
+    model/                    the best weights (config.json, model.safetensors)
+    checkpoint.safetensors    the last state of training, for --resume
+    metrics.csv               see `steadyflow.training.history`
+    evaluation.json, *.png, report.html     written by the other verbs
+
+Every verb of the command line but `train` takes a run folder.
 """
 
 from __future__ import annotations

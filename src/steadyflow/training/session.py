@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,11 @@ from steadyflow.training.fitting import FitResult
 from steadyflow.training.history import History, read
 from steadyflow.training.interruption import Interruption
 from steadyflow.training.options import TrainingOptions
-from steadyflow.training.processes import launched_from_outside, same_environment
+from steadyflow.training.processes import (
+    is_main_process,
+    launched_from_outside,
+    same_environment,
+)
 from steadyflow.training.progress import Progress
 from steadyflow.training.quietness import quiet
 from steadyflow.training.run import CHECKPOINT, CONFIG, METRICS, MODEL, Run
@@ -40,10 +44,19 @@ def train(
     model: GenerativeModel,
     dataset: Dataset,
     options: TrainingOptions,
-    run: Run | None,
     callbacks: Sequence[Any] = (),
+    run: Run | None = None,
+    create: Callable[[], Any] | None = None,
 ) -> FitResult:
     """Trains the model in place, going on from the run's checkpoint if it has one.
+
+    Args:
+        model: a model that fits the data.
+        dataset: the data.
+        options: how to train.
+        callbacks: Lightning callbacks of the user.
+        run: the run folder, or None.
+        create: makes the run folder, of a run that is new; called when all else is in order.
 
     Raises:
         UsageError: if the budget is used up already.
@@ -59,7 +72,7 @@ def train(
         stack.enter_context(_precision(model, options))
         batches = Batches(_examples(dataset.train, model), options.batch_size, options.seed)
         training = Training(model, batches, options)
-        begin = _begin(training, folder)
+        begin = None if create is not None else _begin(training, folder)
         if begin is None:
             model.initialize(*batches.first(options.initialization_examples))
 
@@ -70,9 +83,12 @@ def train(
         own += [Checkpoints(folder / CHECKPOINT)] if folder else []
         own += [Progress()] if options.progress else []
         trainer = make_trainer(options, [*callbacks, *own], folder)
+        if create is not None and is_main_process():
+            create()
         with _interruptible(trainer) if spawns else contextlib.nullcontext():
             _run(trainer, training, begin)
         if spawns:
+            assert folder is not None
             _take_over(checkpoint.load(folder / CHECKPOINT), training, validation)
         return _finish(training, validation, history, run)
 
@@ -134,14 +150,10 @@ def _finish(
     assert weights is not None
     model.load_state_dict(weights)
     model.eval()
-    interrupted = training.stopped == "interrupted"
     if training.stopped == "failed":
         kept = "this model has the best weights so far"
         where = kept if run is None else f"the best weights so far are in {run.folder / MODEL}"
         raise TrainingError(f"{training.message}; {where}")
-    if interrupted and run is not None:
-        again = f"steadyflow train --resume {run.folder}"
-        training.message += f"; the best weights are kept, and training goes on with: {again}"
     return FitResult(
         model=model,
         history=rows,
@@ -150,7 +162,7 @@ def _finish(
         steps=training.step,
         skipped=training.guard.skipped,
         seconds=training.clock,
-        interrupted=interrupted,
+        interrupted=training.stopped == "interrupted",
         message=training.message,
     )
 
@@ -170,6 +182,7 @@ def _interruptible(trainer: lightning.Trainer) -> Iterator[None]:
 @contextlib.contextmanager
 def _precision(model: GenerativeModel, options: TrainingOptions) -> Iterator[None]:
     """For float64, makes the model and what it computes in the block float64."""
+    model.cpu()  # from where Lightning moves it
     before = torch.get_default_dtype()
     if options.precision == "float64":
         model.double()

@@ -8,6 +8,7 @@ all that exact resuming needs. Epochs are counted here.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from typing import Any
@@ -27,6 +28,7 @@ from steadyflow.training.processes import started_by_fit
 from steadyflow.training.quietness import hush
 from steadyflow.training.randomness import seed_everything
 
+DATA_SHARE = 0.25  # of the free memory of a GPU may be taken by the examples
 STATE = "steadyflow"  # the key of our own state in a checkpoint
 
 
@@ -43,6 +45,7 @@ class Training(lightning.LightningModule):
         loss, gradient_norm, rate: of the last step; the loss is the mean over the processes.
         clock: seconds of training so far, the same in every process.
         reserve: seconds to keep back for the last validation.
+        progress: the share of the budget that is used up, from 0 to 1; the same in every process.
         stopped: why training ended early: 'interrupted', 'patience', 'failed', or '' .
         message: what to tell the user about it.
     """
@@ -59,7 +62,7 @@ class Training(lightning.LightningModule):
         self.average: WeightAverage
         self.step = 0
         self.loss = self.gradient_norm = self.rate = math.nan
-        self.clock = self.reserve = 0.0
+        self.clock = self.reserve = self.progress = 0.0
         self.stopped = self.message = ""
         self._began = 0.0
         self._restored: dict[str, Any] | None = None
@@ -69,20 +72,19 @@ class Training(lightning.LightningModule):
         """How often the training examples have been seen."""
         return self.step / self.batches.steps_per_epoch
 
-    @property
-    def progress(self) -> float:
-        """The share of the budget that is used up, from 0 to 1."""
-        return self.budget.progress(self.step, self.clock)
+    def training_step(self, dataloader_iter: Any) -> None:
+        """One step: gradients, clipping, the guard, Adam, the average.
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One step: gradients, clipping, the guard, Adam, the average."""
+        The batch follows from the step; taking Lightning's iterator instead of its batch spares
+        the work that it does on every batch.
+        """
         seed_everything(self.options.seed, self.step, self.global_rank)
         optimizer: Any = self.optimizers()
         self.rate = learning_rate(self.options, self.step, self.progress)
         optimizer.param_groups[0]["lr"] = self.rate
 
-        loss = self._backward(*batch)
-        self.loss, self.clock, interrupted = self._agree(loss)
+        loss = self._backward(*self.to_device(self.batches.batch(self.step)))
+        interrupted = self._agree(loss)
         self.gradient_norm = self._clip()
         finite = math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
         if finite:
@@ -91,13 +93,17 @@ class Training(lightning.LightningModule):
         optimizer.zero_grad()
 
         self.step += 1
+        self.progress = self.budget.progress(self.step, self.clock + self.reserve)
         self.guard.saw(finite)
-        if interrupted:
-            self.stop("interrupted", f"training was interrupted after step {self.step}")
         if self.guard.hopeless:
             self.stop("failed", self.guard.explanation(self.rate))
-        if self.progress >= 1:
+        elif self.progress >= 1:
             self.trainer.should_stop = True
+        elif interrupted:
+            self.stop(
+                "interrupted",
+                f"training was interrupted after step {self.step}; its best weights are kept",
+            )
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int = 0) -> Tensor:
         """The mean loss of some examples."""
@@ -125,27 +131,27 @@ class Training(lightning.LightningModule):
             fused=True,
         )
 
-    def train_dataloader(self) -> Batches:
-        """This process's share of the batches."""
-        self.batches.share(self.global_rank, self.trainer.world_size)
-        self.batches.step = self.step
-        self.batches.to(self.device)
-        return self.batches
+    def train_dataloader(self) -> Any:
+        """An endless one, for Lightning to count steps with."""
+        return itertools.repeat(None)
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Nothing: the examples are on the device already."""
-        return batch
+    def to_device(self, batch: Batch) -> Batch:
+        """Moves a batch, if the examples were too many for the device."""
+        x, y, weight = batch
+        return x.to(self.device), None if y is None else y.to(self.device), weight
 
     def on_train_start(self) -> None:
         """Starts the clock and the average; goes on with those of the checkpoint."""
+        self.batches.share(self.global_rank, self.trainer.world_size)
+        if self.device.type == "cuda" and self.batches.bytes < self._room():
+            self.batches.to(self.device)
         self._trained = [p for p in self.model.parameters() if p.requires_grad]
         self.average = WeightAverage(self._trained, self.options.ema)
         if self._restored is not None:
             self.average.load_state_dict(self._restored["average"])
             self._restored = None
         self._began = time.monotonic() - self.clock
+        self.progress = self.budget.progress(self.step, self.clock + self.reserve)
         self._loss = torch.compile(self.model.loss) if self.options.compile else self.model.loss
         self.interruption.install()
 
@@ -192,22 +198,28 @@ class Training(lightning.LightningModule):
             total += loss.detach()
         return total
 
+    def _room(self) -> float:
+        """The bytes of the GPU's memory that the examples may take."""
+        return DATA_SHARE * torch.cuda.mem_get_info(self.device)[0]
+
     def _without_sync(self) -> Any:
         """Gradients of all but the last part stay in their process."""
         wrapped = self.trainer.strategy.model
         return getattr(wrapped, "no_sync", contextlib.nullcontext)()
 
-    def _agree(self, loss: Tensor) -> tuple[float, float, bool]:
-        """The mean over processes of loss and time, and whether any of them was interrupted."""
-        seconds = time.monotonic() - self._began + self.reserve
+    def _agree(self, loss: Tensor) -> bool:
+        """Sets loss and times to their means over the processes; says if one was interrupted."""
+        clock = time.monotonic() - self._began
         asked = self.interruption.asked
         if self.trainer.world_size == 1:
-            return loss.item(), seconds, asked
-        mine = torch.tensor([0.0, seconds, float(asked)], dtype=torch.float64, device=loss.device)
+            self.loss, self.clock = loss.item(), clock
+            return asked
+        mine = torch.tensor([0.0, clock, self.reserve, asked], dtype=loss.dtype).to(loss.device)
         mine[0] = loss
         torch.distributed.all_reduce(mine)
-        total, seconds, asked_by = mine.tolist()
-        return total / self.trainer.world_size, seconds / self.trainer.world_size, asked_by > 0
+        means = (mine / self.trainer.world_size).tolist()
+        self.loss, self.clock, self.reserve = means[:3]
+        return means[3] > 0
 
     def _clip(self) -> float:
         """Shortens the gradient if it is too long; gives its length before."""

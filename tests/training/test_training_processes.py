@@ -54,25 +54,14 @@ def test_fewer_rows_than_processes(small, fit):
 
 
 def test_a_failing_process_is_reported(points, small, fit):
-    with pytest.raises(TrainingError, match="one of the training processes failed.*power"):
+    with pytest.raises(TrainingError, match=r"one of the training processes failed.*power"):
         fit(small(), points, processes=2, callbacks=[Crash(2)])
 
 
 @pytest.mark.slow
 def test_the_command_line(tmp_path):
-    words = [
-        "train",
-        "realnvp",
-        "moons",
-        "--n",
-        "500",
-        "--steps",
-        "12",
-        "--processes",
-        "2",
-        "--no-report",
-        "--run",
-    ]
+    words = ["train", "realnvp", "moons", "--n", "500", "--steps", "12"]
+    words += ["--processes", "2", "--no-report", "--run"]
     for program in ([sys.executable, "-m", "steadyflow"], [_script("steadyflow")]):
         folder = tmp_path / str(len(program))
         done = subprocess.run(

@@ -1,6 +1,8 @@
 import dataclasses
 import inspect
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -72,3 +74,11 @@ def test_plain_values_survive_yaml():
 def test_budget_is_what_was_given_or_a_default():
     assert TrainingOptions().budget == {"steps": 5000}
     assert TrainingOptions(minutes=1, epochs=2).budget == {"epochs": 2, "minutes": 1}
+
+
+def test_options_need_neither_torch_nor_lightning():
+    code = (
+        "import sys; from steadyflow.training import Run, TrainingOptions, fit; "
+        "assert not {'torch', 'lightning'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
