@@ -13,3 +13,26 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_google_docstring = True
 suppress_warnings = ["ref.python"]
+
+SECTIONS = ("Args:", "Returns:", "Raises:", "Example:", "Attributes:", "Yields:")
+
+
+def readable(app, what, name, obj, options, lines):
+    """Docstrings are written for people: formulas become literal blocks, * and | are letters."""
+    text, section, literal = [], False, False
+    for i, line in enumerate(lines):
+        indented = line.startswith("    ")
+        if line.strip() and not indented:
+            section, literal = line.strip() in SECTIONS, False
+        opens = indented and not section and not literal and i and not lines[i - 1].strip()
+        if opens:
+            text += ["::", ""]
+            literal = True
+        code = literal or ">>>" in line
+        text.append(line if code else line.replace("*", r"\*").replace("|", r"\|"))
+    lines[:] = text
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", readable, priority=100)

@@ -1,4 +1,4 @@
-"""Every Python block of the README and of the documentation runs, page by page, in an empty folder."""
+"""Every Python block of the README and of docs/ runs, page by page, in an empty folder."""
 
 import re
 from pathlib import Path

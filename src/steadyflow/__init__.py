@@ -30,7 +30,17 @@ _HOMES = {
     "load": "steadyflow.training",
 }
 
-__all__ = ["MAF", "NICE", "Flow", "GenerativeModel", "Glow", "RealNVP", "SplineFlow", "fit", "load"]
+__all__ = [
+    "MAF",
+    "NICE",
+    "Flow",
+    "GenerativeModel",
+    "Glow",
+    "RealNVP",
+    "SplineFlow",
+    "fit",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -107,11 +107,10 @@ def test_networks_are_copied_pickled_and_moved_after_use(generator):
 
 
 @torch.no_grad()
-def test_nan_stays_in_its_example_and_its_successors(generator):
+def test_nan_stays_in_its_example(generator):
     net = MaskedMLP(4, 1, (32, 32), zero_output=False)
     x = torch.randn(5, 4, generator=generator)
     x[2, 1] = torch.nan
     missing = net(x).isnan()
     assert missing[2].any()
     assert not missing[[0, 1, 3, 4]].any()
-    assert not missing[2, :2].any()

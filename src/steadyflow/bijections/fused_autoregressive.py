@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -204,7 +204,7 @@ def library() -> ctypes.CDLL | None:
         return None
     function = loaded.steadyflow_autoregressive_inverse
     function.argtypes, function.restype = [ctypes.POINTER(_Layer), POINTER, POINTER], None
-    shape = [INTEGER, INTEGER, INTEGER, FLOAT]
+    shape: list[Any] = [INTEGER, INTEGER, INTEGER, FLOAT]
     loaded.steadyflow_affine.argtypes = [*shape, *[POINTER] * 4]
     loaded.steadyflow_affine.restype = None
     loaded.steadyflow_affine_backward.argtypes = [*shape, *[POINTER] * 6]

@@ -229,7 +229,7 @@ static void transpose(const float *from, int64_t from_row, int64_t rows, int64_t
         int64_t j = 0;
         for (; j + 4 <= n; j += 4) turn4(from + i * from_row + j, from_row, to + j * to_row + i, to_row);
         for (; j < n; j++)
-            for (int64_t r = i; r < i + 4; r++) to[j * to_row + r] = from[r * from_row + j];
+            for (int r = 0; r < 4; r++) to[j * to_row + i + r] = from[(i + r) * from_row + j];
     }
     for (; i < rows; i++)
         for (int64_t j = 0; j < n; j++) to[j * to_row + i] = from[i * from_row + j];

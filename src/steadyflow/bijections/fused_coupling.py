@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
 from steadyflow import native
 from steadyflow.bijections.bijection import Transformed, zero_log_det
@@ -200,7 +201,7 @@ def attempt(
     coupling: Coupling, x: Tensor, context: Tensor | None, inverse: bool
 ) -> Transformed | None:
     """The coupling of x by the kernel, or None where it does not apply."""
-    if not ordinary(x) or x.dim() != 2 or not len(x):
+    if not ordinary(x) or x.dim() != 2 or not len(x) or _has_any_global_hook():
         return None
     if context is not None and not (ordinary(context) and context.shape[:-1] == x.shape[:1]):
         return None
@@ -336,7 +337,6 @@ def _hooked(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
-        or nn.modules.module._has_any_global_hook()
     )
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from steadyflow.models.spline_flow import SplineFlow as SplineFlow
 
 
-
 class Entry(NamedTuple):
     """What is known of a model before it is imported.
 

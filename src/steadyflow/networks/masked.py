@@ -130,7 +130,8 @@ class MaskedMLP(nn.Module):
         """Weight and bias of each layer in turn, not masked; the context's columns first."""
         parameters = [p for layer in self.layers for p in (layer.weight, layer.bias)]
         if self.context is not None:
-            parameters[0] = torch.cat((self.context.weight, parameters[0]), 1)  # type: ignore[list-item]
+            first: Tensor = parameters[0]  # type: ignore[assignment]
+            parameters[0] = torch.cat((self.context.weight, first), 1)
         return tuple(parameters)  # type: ignore[arg-type]
 
     def plan(self) -> fused_masked.Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -46,13 +47,12 @@ class MLP(nn.Module):
         if activation not in ACTIVATIONS:
             raise unknown("activation", activation, ACTIVATIONS)
         widths = [in_features + (context_features or 0), *hidden_features, out_features]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
-        self.activation, self.clip = activation, clip
+        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
         if zero_output:
-            nn.init.zeros_(self.layers[-1].weight)
-            nn.init.zeros_(self.layers[-1].bias)
+            nn.init.zeros_(layers[-1].weight)
+            nn.init.zeros_(layers[-1].bias)
+        self.layers = nn.ModuleList(layers)
+        self.activation, self.clip = activation, clip
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(batch, in_features) and (batch, context_features) to (batch, out_features)."""
@@ -62,7 +62,7 @@ class MLP(nn.Module):
             x = torch.cat((x, context.to(x.dtype)), 1)
         activation = ACTIVATIONS[self.activation]
         for layer in self.layers[:-1]:
-            x = activation(layer(x))
-        last = self.layers[-1]
+            x = activation(layer(x))  # type: ignore[operator]
+        last: nn.Linear = self.layers[-1]  # type: ignore[assignment]
         with full_precision(x):
             return last(x.to(last.weight.dtype))

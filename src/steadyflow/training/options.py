@@ -59,7 +59,7 @@ class TrainingOptions:
     steps: int | None = None
     minutes: float | None = None
     batch_size: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     warmup: int = 200
     schedule: Literal["cosine", "constant"] = "cosine"
     clip: float = 1.0
