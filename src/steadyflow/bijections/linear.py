@@ -202,15 +202,21 @@ class HouseholderLinear(Dense):
         return zero_log_det(x)
 
     def matrix(self) -> Tensor:
-        """W, (D, D)."""
-        below = wide(self.vectors.tril(-1))
-        tau = 2 / (1 + below.square().sum(0))
-        count = below.shape[1]
-        # householder_product takes the ones on the diagonal for granted and needs D columns
-        columns = torch.cat((below, below.new_zeros(self.size, self.size - count)), 1)
-        sign = torch.ones_like(below[:, 0])
-        sign[:count] = -1
-        return (torch.linalg.householder_product(columns, tau) * sign).to(self.vectors.dtype)
+        """W, (D, D).
+
+        The product of reflections is I - V S^-1 V' with V = (v_1 .. v_n) and S the upper triangle
+        of V'V with half its diagonal. Joffrain et al., "Accumulating Householder
+        transformations, revisited" (2006).
+        """
+        vectors = wide(self.vectors)
+        count = vectors.shape[1]
+        one = torch.eye(self.size, dtype=vectors.dtype, device=vectors.device)
+        v = vectors.tril(-1) + one[:, :count]
+        gram = v.t() @ v
+        system = gram.triu() - torch.diag(gram.diagonal() / 2)
+        product = one - v @ torch.linalg.solve_triangular(system, v.t(), upper=True)
+        sign = 1 - 2 * one[:, :count].sum(1)
+        return (product * sign).to(self.vectors.dtype)
 
 
 class MatrixExponential(Dense):
