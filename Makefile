@@ -27,7 +27,7 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 demo: $(READY)  ## train, evaluate and sample a flow on real handwritten digits
-	@$(BIN)/python -m steadyflow.cli.main demo --minutes $(MINUTES)
+	@$(BIN)/python -m steadyflow demo --minutes $(MINUTES)
 
 docs: $(READY)  ## the documentation, into docs/_build/html
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html

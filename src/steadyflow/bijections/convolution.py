@@ -17,7 +17,6 @@ Kingma & Dhariwal, "Glow: Generative Flow with Invertible 1x1 Convolutions" (201
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from steadyflow.bijections.bijection import Bijection, Shape, Transformed, same_shape
 from steadyflow.bijections.normalization import ActNorm
 from steadyflow.errors import unknown
+from steadyflow.networks.precision import full_precision
 
 
 class PLUMatrix(nn.Module):
@@ -215,7 +215,7 @@ def mix(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     weight = weight.to(x.dtype)
     bias = x.new_zeros(len(weight)) if bias is None else bias.to(x.dtype)
-    with _full_precision(x):
+    with full_precision(x):  # a flow's own value rounded to bfloat16 has no way back
         if x.dim() == 2:
             return F.linear(x, weight, bias)
         many = weight.expand(x.shape[0], -1, -1)
@@ -238,10 +238,3 @@ def _everywhere(log_det: Tensor, x: Tensor) -> Tensor:
     # log|det W| at each of the H W positions; float32 or wider, (batch,)
     kind = torch.promote_types(x.dtype, torch.float32)
     return (log_det * x.shape[2:].numel()).to(kind).expand(x.shape[0])
-
-
-def _full_precision(x: Tensor) -> contextlib.AbstractContextManager:
-    # mixed precision is for the networks: a flow's own value rounded to bfloat16 has no way back
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.autocast(x.device.type, enabled=False)
-    return contextlib.nullcontext()
