@@ -70,7 +70,6 @@ class GenerativeModel(nn.Module):
 
     Attributes:
         name: what the command line calls the model.
-        likelihood: what `log_prob` is: 'exact', 'bound', 'estimate' or 'none'.
         config: the arguments that it was built with.
     """
 
