@@ -24,6 +24,7 @@ from steadyflow.bijections import (
     Chain,
     Checkerboard,
     CircularSpline,
+    ContinuousFlow,
     Coupling,
     Flatten,
     FullPrecision,
@@ -58,7 +59,7 @@ from steadyflow.models.model import FlowModel
 from steadyflow.models.nice import NICE
 from steadyflow.models.realnvp import RealNVP
 from steadyflow.models.spline_flow import SplineFlow
-from steadyflow.networks import MLP, MaskedMLP, ResidualConvNet
+from steadyflow.networks import MLP, MaskedMLP, ResidualConvNet, VectorField
 
 CLIP = 10.0
 M = TypeVar("M", bound=nn.Module)
@@ -74,6 +75,7 @@ class Case:
         context: features of its context, or None.
         domain: the interval that x lies in.
         far: whether inputs of 1e4 come back through it.
+        compiles: whether torch.compile takes it whole; False where data decide the steps.
     """
 
     build: Callable[[], Bijection]
@@ -81,6 +83,7 @@ class Case:
     context: int | None = None
     domain: tuple[float, float] = (-math.inf, math.inf)
     far: bool = True
+    compiles: bool = True
 
     def x(self, batch: int, generator: torch.Generator, dtype=torch.float64) -> Tensor:
         shape = (batch, *self.event_shape)
@@ -226,6 +229,12 @@ def _autoregressives() -> dict[str, Case]:
 IMAGE = (2, 4, 4)
 
 
+def continuous(size: int, context: int | None = None, **options: Any) -> ContinuousFlow:
+    """A continuous flow along a small field, to the accuracy of the tests."""
+    field = VectorField(size, (8, 8), context, frequencies=2)
+    return ContinuousFlow(field, rtol=1e-11, atol=1e-11, **options)
+
+
 def _multi_scale(priors: bool, context: int | None = None) -> MultiScale:
     squeezed, half = (8, 2, 2), (4, 2, 2)
     first = Chain(
@@ -316,6 +325,15 @@ BIJECTIONS: dict[str, Case] = {
     },
     "learned-prior-vector": Case(lambda: LearnedPrior((3,)), (3,)),
     "learned-prior-context": Case(lambda: LearnedPrior((2, 2, 3), 3), (2, 2, 3), context=3),
+    "continuous": Case(lambda: continuous(3), (3,), compiles=False),
+    "continuous-context": Case(
+        lambda: continuous(2, 3, method="tsit5"), (2,), context=3, compiles=False
+    ),
+    "chain-continuous": Case(
+        lambda: Chain(coupling(Halves(), Affine(), (3,)), continuous(3, t1=0.5), Scaling((3,))),
+        (3,),
+        compiles=False,
+    ),
     "chain-image": Case(
         lambda: Chain(
             Shift(-0.5),

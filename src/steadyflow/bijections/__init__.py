@@ -16,6 +16,7 @@ from steadyflow.bijections.linear import (
 )
 from steadyflow.bijections.mixtures import MixtureOfLogistics
 from steadyflow.bijections.normalization import ActNorm
+from steadyflow.bijections.ode import ContinuousFlow
 from steadyflow.bijections.precision import FullPrecision
 from steadyflow.bijections.priors import LearnedPrior
 from steadyflow.bijections.shape import Flatten, MultiScale, Squeeze, Unsqueeze
@@ -33,6 +34,7 @@ __all__ = [
     "Chain",
     "Checkerboard",
     "CircularSpline",
+    "ContinuousFlow",
     "Coupling",
     "Flatten",
     "FullPrecision",

@@ -5,5 +5,14 @@ from steadyflow.networks.gated import GatedConvNet
 from steadyflow.networks.glow import GlowNet, ZeroConv
 from steadyflow.networks.masked import MaskedMLP
 from steadyflow.networks.mlp import MLP
+from steadyflow.networks.vector_field import VectorField
 
-__all__ = ["MLP", "GatedConvNet", "GlowNet", "MaskedMLP", "ResidualConvNet", "ZeroConv"]
+__all__ = [
+    "MLP",
+    "GatedConvNet",
+    "GlowNet",
+    "MaskedMLP",
+    "ResidualConvNet",
+    "VectorField",
+    "ZeroConv",
+]

@@ -61,7 +61,8 @@ def hutchinson_divergence(
     x: Tensor,
     probes: Sequence[Tensor],
     create_graph: bool | None = None,
-) -> tuple[Tensor, Tensor]:
+    with_norm: bool = False,
+) -> tuple[Tensor, ...]:
     """The value of a field and an unbiased estimate of its divergence for each probe.
 
     Args:
@@ -69,17 +70,19 @@ def hutchinson_divergence(
         x: (batch, *event).
         probes: tensors like x, see `draw_probes`; along a trajectory always the same ones.
         create_graph: whether both are differentiable; as gradients are enabled, without it.
+        with_norm: estimate |df/dx|_F^2 as well, by the mean of |e^T df/dx|^2.
 
     Returns:
         f(x): (batch, *event) and the estimates: (batch, number of probes), float32 or wider. Their
-        mean over the probes is the estimate, `standard_error` its error.
+        mean over the probes is the estimate, `standard_error` its error. With `with_norm` also the
+        norms, (batch,).
     """
     graph = torch.is_grad_enabled() if create_graph is None else create_graph
     wide = torch.promote_types(x.dtype, torch.float32)
     with torch.inference_mode(False), torch.enable_grad():
         x = _leaf(x, graph)
         value = f(x)
-        estimates = []
+        estimates, norms = [], []
         for i, probe in enumerate(probes):
             row = None
             if value.requires_grad:
@@ -94,8 +97,12 @@ def hutchinson_divergence(
             if row is None:
                 row = torch.zeros_like(x)
             estimates.append((row * probe).flatten(1).sum(1, dtype=wide))
-        total = torch.stack(estimates, 1)
-    return (value, total) if graph else (value.detach(), total.detach())
+            if with_norm:
+                norms.append(row.flatten(1).square().sum(1, dtype=wide))
+        found = [value, torch.stack(estimates, 1)]
+        if with_norm:
+            found.append(torch.stack(norms, 1).mean(1))
+    return tuple(found if graph else (v.detach() for v in found))
 
 
 def draw_probes(
@@ -126,6 +133,8 @@ def standard_error(estimates: Tensor) -> Tensor:
 
     With one probe it can not be known: NaN.
     """
+    if estimates.shape[1] == 1:
+        return torch.full_like(estimates[:, 0], math.nan)
     return estimates.std(1) / math.sqrt(estimates.shape[1])
 
 
