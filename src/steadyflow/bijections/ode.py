@@ -82,7 +82,7 @@ class ContinuousFlow(Bijection):
         >>> rotate = lambda t, x, context: x.flip(1) * torch.tensor([1.0, -1.0])
         >>> flow = ContinuousFlow(rotate, t1=torch.pi / 2)
         >>> z, log_det = flow(torch.tensor([[1.0, 0.0]]))
-        >>> z.round(decimals=3).abs(), log_det.item()
+        >>> z.detach().round(decimals=3).abs(), log_det.item()
         (tensor([[0., 1.]]), 0.0)
     """
 
