@@ -9,6 +9,8 @@ __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from steadyflow.flow import Flow as Flow
+    from steadyflow.models.diffusion import Diffusion as Diffusion
+    from steadyflow.models.flow_matching import FlowMatching as FlowMatching
     from steadyflow.models.glow import Glow as Glow
     from steadyflow.models.maf import MAF as MAF
     from steadyflow.models.model import GenerativeModel as GenerativeModel
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from steadyflow.training import load as load
 
 _HOMES = {
+    "Diffusion": "steadyflow.models",
     "Flow": "steadyflow.flow",
+    "FlowMatching": "steadyflow.models",
     "GenerativeModel": "steadyflow.models",
     "Glow": "steadyflow.models",
     "MAF": "steadyflow.models",
@@ -33,7 +37,9 @@ _HOMES = {
 __all__ = [
     "MAF",
     "NICE",
+    "Diffusion",
     "Flow",
+    "FlowMatching",
     "GenerativeModel",
     "Glow",
     "RealNVP",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from steadyflow.errors import unknown
 
 if TYPE_CHECKING:
+    from steadyflow.models.diffusion import Diffusion as Diffusion
+    from steadyflow.models.flow_matching import FlowMatching as FlowMatching
     from steadyflow.models.glow import Glow as Glow
     from steadyflow.models.maf import MAF as MAF
     from steadyflow.models.model import GenerativeModel as GenerativeModel
@@ -36,6 +38,7 @@ class Entry(NamedTuple):
 
 
 FLOW = {"vector": "exact", "image": "bound"}  # a bound, since the pixels are dequantised
+ODE = {"vector": "estimate", "image": "estimate"}  # solved to a tolerance
 
 # by their names on the command line
 MODELS: dict[str, Entry] = {
@@ -62,6 +65,18 @@ MODELS: dict[str, Entry] = {
         "SplineFlow",
         "neural spline flow, for tables (Durkan et al. 2019)",
         {"vector": "exact"},
+    ),
+    "diffusion": Entry(
+        "diffusion",
+        "Diffusion",
+        "diffusion on any path, with the likelihood of its ODE (Ho et al. 2020, Song et al. 2021)",
+        ODE,
+    ),
+    "flow-matching": Entry(
+        "flow_matching",
+        "FlowMatching",
+        "straight lines from data to noise, optimal pairing, few steps (Lipman et al. 2023)",
+        ODE,
     ),
 }
 

@@ -1,0 +1,397 @@
+"""What diffusion and flow matching share: a density that an ODE carries to the normal.
+
+    x --(y - m) / w--> data of variance 1 --du/dphi = v(phi, u)--> almost normal latents
+
+One network gives v in the coordinate of `steadyflow.paths`, where all paths are the same ODE; a
+model chooses the path, the loss and how data and noise are paired. The density is that of the
+ODE's own end, p at the smallest noise of the path; the base matches the moments of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steadyflow.bases import Base
+from steadyflow.bijections import (
+    Chain,
+    ContinuousFlow,
+    Standardization,
+    UniformDequantization,
+)
+from steadyflow.bijections.bijection import (
+    Bijection,
+    Transformed,
+    constant_log_det,
+    sum_event,
+)
+from steadyflow.errors import unknown
+from steadyflow.flow import Flow, check_temperature
+from steadyflow.models.estimate import LikelihoodEstimate, estimate_likelihood
+from steadyflow.models.model import FlowModel
+from steadyflow.networks import DiffusionTransformer, UNet, VectorField
+from steadyflow.paths import Path, rows
+from steadyflow.solvers import samplers, solve
+from steadyflow.solvers.divergence import EXACT_UP_TO
+from steadyflow.solvers.tableaus import METHODS
+
+NETWORKS = ("auto", "mlp", "unet", "transformer")
+DIFFUSION_SAMPLERS = {
+    "ddim": "ddim",
+    "edm": "heun",
+    "dpm++2m": "dpm++2m",
+    "dpm++3m": "dpm++3m",
+    "ancestral": "ancestral",
+}
+NOISE_RANGE = (0.002, 80.0)  # of the samplers that want finite noise: EDM's, for unit variance
+
+
+class ProbabilityFlowModel(FlowModel):
+    """A flow along a learned probability-flow ODE; a subclass defines `loss` by its path.
+
+    Takes the shared constructor arguments of `Diffusion` and `FlowMatching`, and the path.
+    """
+
+    def __init__(
+        self,
+        *,
+        event_shape: Sequence[int],
+        num_classes: int | None,
+        context_features: int | None,
+        path: Path,
+        network: str,
+        hidden_features: Sequence[int],
+        hidden_channels: int,
+        blocks: int,
+        drop_context: float,
+        guidance: float,
+        sampler: str,
+        steps: int,
+        tolerance: float,
+        probes: int,
+        bits: int,
+    ):
+        super().__init__(
+            event_shape=event_shape, num_classes=num_classes, context_features=context_features
+        )
+        if sampler not in (*DIFFUSION_SAMPLERS, *METHODS):
+            raise unknown("sampler", sampler, (*DIFFUSION_SAMPLERS, *METHODS))
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        if not 0 <= drop_context < 1:
+            raise ValueError(f"drop_context must be from 0 to below 1, got {drop_context}")
+        if not tolerance > 0:
+            raise ValueError(f"tolerance must be above 0, got {tolerance}")
+        self.path, self.sampler, self.steps = path, sampler, steps
+        self.drop_context, self.guidance = drop_context, guidance
+        image = len(self.event_shape) == 3
+        self.network = self._build(network, hidden_features, hidden_channels, blocks)
+        low, high = float(path.angle(path.t_min)), float(path.angle(path.t_max))
+        self.normalization: Standardization | Normalization = (
+            Normalization() if image else Standardization(self.event_shape)
+        )
+        self.shrinking = Shrinking(math.cos(low))
+        exact = self.dimensions <= EXACT_UP_TO
+        self.ode = ContinuousFlow(
+            self.network,
+            t0=low,
+            t1=high,
+            rtol=tolerance,
+            atol=tolerance,
+            divergence="exact" if exact else "hutchinson",
+            probes=probes,
+        )
+        self.flow = Flow(
+            Chain(self.normalization, self.shrinking, self.ode),
+            self.event_shape,
+            base=MatchedNormal(self.event_shape, high),
+            dequantization=UniformDequantization(bits) if image and bits else None,
+        )
+
+    @property
+    def likelihood(self) -> str:
+        """An estimate: the ODE is solved to a tolerance, its divergence perhaps by probes."""
+        return "estimate"
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Takes the mean and standard deviation of the data, and the moments of the base."""
+        self.condition(context, len(x))
+        y, _ = self.flow._to_real(x)
+        if not torch.isfinite(y).all():
+            raise ValueError("the data hold NaN or infinite values: remove or fill them first")
+        self.normalization.initialize(y)
+        self.flow.base.match(self.normalization(y)[0])  # type: ignore[operator]
+
+    def matching_loss(
+        self, data: Tensor, noise: Tensor, t: Tensor, context: Tensor | None, loss: str
+    ) -> Tensor:
+        """The weighted error of v between normalised data and noise at times t, a scalar.
+
+        Args:
+            data: (batch, *event), normalised.
+            noise: like the data.
+            t: (batch,) times of the path, float64.
+            context: (batch, features) or None; dropped for some when training.
+            loss: whose weighting, see `Path.weight`.
+        """
+        angle = self.path.angle(t)
+        cos, sin = rows(torch.cos(angle), data), rows(torch.sin(angle), data)
+        u, target = cos * data + sin * noise, cos * noise - sin * data
+        error = (self.network(angle, u, self._dropped(context)) - target).square()
+        weight = self.path.weight(loss, t).to(data.dtype)
+        return (weight * sum_event(error).to(data.dtype)).mean() / self.dimensions
+
+    def normalized(self, x: Tensor) -> Tensor:
+        """Data as the network sees them: real (integers with noise) and of variance 1."""
+        return self.normalization(self.flow._to_real(x)[0])[0]
+
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> Tensor:
+        """Draws n examples (n, *event).
+
+        Args:
+            n: how many.
+            context: labels or vectors; one row serves all.
+            temperature: scales the noise that is begun with.
+            generator: the source of randomness; torch's global one without it.
+            sampler: the model's own without it.
+            steps: of samplers with fixed steps; the model's own number without it.
+            guidance: how far towards the context; the model's own without it.
+        """
+        with torch.no_grad():
+            rows_ = self.condition(context, n)
+            z = self.flow.base.sample(n, rows_, check_temperature(temperature), generator)
+            if n == 0:
+                return self.decode(z, context)
+            u = self._follow(
+                z,
+                rows_,
+                sampler or self.sampler,
+                steps or self.steps,
+                self.guidance if guidance is None else guidance,
+                generator,
+            )
+            y = self.normalization.inverse(u)[0]
+            made = self.flow.dequantization
+            return y if made is None else made.inverse(y)
+
+    def estimate_likelihood(
+        self, x: Tensor, context: Tensor | None = None, probes: int = 4
+    ) -> LikelihoodEstimate:
+        """The log-likelihood with what is known of its errors; print it."""
+        return estimate_likelihood(self, x, self.condition(context, len(x)), probes)
+
+    def _follow(
+        self,
+        z: Tensor,
+        context: Tensor | None,
+        sampler: str,
+        steps: int,
+        guidance: float,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Latents to normalised data."""
+        args = () if context is None else (context,)
+        low, high = self.ode.t0, self.ode.t1
+
+        def field(angle: Tensor, u: Tensor, *given: Tensor) -> Tensor:
+            return self._guided(angle, u, given[0] if given else None, guidance)
+
+        if sampler in METHODS and METHODS[sampler].e:
+            options = {**self.ode._options(z.dtype), "method": sampler}
+            return solve(field, z, high, low, args=args, **options).require() / math.cos(low)
+        if sampler in METHODS:
+            return self._in_own_time(field, z, args, sampler, steps)
+        if sampler not in DIFFUSION_SAMPLERS:
+            raise unknown("sampler", sampler, (*DIFFUSION_SAMPLERS, *METHODS))
+
+        def denoise(y: Tensor, s: Tensor, *given: Tensor) -> Tensor:
+            angle = torch.atan(s)
+            cos, sin = rows(torch.cos(angle), y), rows(torch.sin(angle), y)
+            u = cos * y
+            return cos * u - sin * field(angle, u, *given)
+
+        largest = min(math.tan(high), NOISE_RANGE[1]) if high < math.pi / 2 else NOISE_RANGE[1]
+        smallest = max(math.tan(low), NOISE_RANGE[0])
+        levels = samplers.noise_grid("karras", largest, smallest, steps, end=True)
+        y = z * math.hypot(1, largest)
+        return samplers.sample(
+            denoise,
+            y,
+            levels,
+            DIFFUSION_SAMPLERS[sampler],
+            args=args,
+            generator=generator,
+        ).require()
+
+    def _in_own_time(
+        self, field: Any, z: Tensor, args: tuple[Tensor, ...], method: str, steps: int
+    ) -> Tensor:
+        """Equal steps in the path's own time, in which straight paths take one."""
+        path = self.path
+
+        def velocity(t: Tensor, x: Tensor, *given: Tensor) -> Tensor:
+            a, s = path.scales(t)
+            da, ds = path.rates(t)
+            size = torch.hypot(a, s)
+            u = x / rows(size, x)
+            v = field(torch.atan2(s, a), u, *given)
+            cos, sin = rows(a / size, x), rows(s / size, x)
+            data, noise = cos * u - sin * v, sin * u + cos * v
+            return rows(da, x) * data + rows(ds, x) * noise
+
+        x = z * float(path.size(path.t_max))
+        done = solve(
+            velocity, x, path.t_max, path.t_min, method=method, steps=steps, args=args
+        ).require()
+        return done / float(path.scales(path.check(path.t_min))[0])
+
+    def _guided(self, angle: Tensor, u: Tensor, context: Tensor | None, guidance: float) -> Tensor:
+        """V without context, pushed `guidance` times the way to v with it."""
+        own = next(self.network.parameters()).dtype
+        given = self.network(angle, u.to(own), context)
+        if context is None or guidance == 1.0:
+            return given.to(u.dtype)
+        free = self.network(angle, u.to(own), torch.zeros_like(context))
+        return (free + guidance * (given - free)).to(u.dtype)
+
+    def _dropped(self, context: Tensor | None) -> Tensor | None:
+        """In training, some examples go without their context: that is what guidance needs."""
+        if context is None or not self.training or not self.drop_context:
+            return context
+        keep = torch.rand(len(context), 1, device=context.device) >= self.drop_context
+        return context * keep.to(context.dtype)
+
+    def _even_times(self, n: int, like: Tensor) -> Tensor:
+        """One draw in each n-th part of (0, 1), in random order: uniform, and evenly spread."""
+        shares = (torch.arange(n, device=like.device) + torch.rand(n, device=like.device)) / n
+        return shares[torch.randperm(n, device=like.device)].double()
+
+    def _build(
+        self, network: str, hidden_features: Sequence[int], hidden_channels: int, blocks: int
+    ) -> nn.Module:
+        image = len(self.event_shape) == 3
+        if network not in NETWORKS:
+            raise unknown("network", network, NETWORKS)
+        if network == "auto":
+            network = "unet" if image else "mlp"
+        if image != (network != "mlp"):
+            kind = "images" if image else "vectors"
+            raise ValueError(f"network '{network}' is not for {kind}: leave it at 'auto'")
+        context = self.num_classes or self.context_features
+        if network == "mlp":
+            return VectorField(self.dimensions, hidden_features, context)
+        if network == "unet":
+            return UNet(self.event_shape, hidden_channels, blocks=blocks, context_features=context)
+        return DiffusionTransformer(
+            self.event_shape, 4 * hidden_channels, 3 * blocks, context_features=context
+        )
+
+
+class Normalization(Bijection):
+    """One mean and one standard deviation for all pixels, those of the data.
+
+    (A mean and deviation of each pixel would give the noise of black corners infinite weight.)
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("std", torch.ones(1))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
+        """Subtracts the mean and divides by the std."""
+        return (x - self.mean) / self.std, self._log_det(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
+        """Multiplies by the std and adds the mean."""
+        return z * self.std + self.mean, -self._log_det(z)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Takes both over the whole batch."""
+        wide = x.double()
+        if not wide.std() > 0:
+            raise ValueError("every pixel of the first batch is the same: there is nothing to fit")
+        self.mean.fill_(wide.mean())
+        self.std.fill_(wide.std())
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return constant_log_det(-self.std.log(), x) * x.shape[1:].numel()
+
+
+class Shrinking(Bijection):
+    """u = c x: from data with the path's smallest noise to its coordinate of unit variance."""
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
+        """Multiplies."""
+        return x * self.factor, self._log_det(x, 1)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
+        """Divides."""
+        return z / self.factor, self._log_det(z, -1)
+
+    def _log_det(self, x: Tensor, sign: int) -> Tensor:
+        size = x.shape[1:].numel()
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return x.new_full((len(x),), sign * size * math.log(self.factor), dtype=wide)
+
+
+class MatchedNormal(Base):
+    """N(cos m, cos^2 var + sin^2) for data of moments m and var, at the path's last angle.
+
+    Where the path ends in pure noise this is the standard normal; where it does not, a standard
+    normal would be wrong by what is left of the data.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, event_shape: Sequence[int], angle: float):
+        super().__init__(event_shape)
+        self.cos, self.sin = math.cos(angle), math.sin(angle)
+        self.register_buffer("mean", torch.zeros(self.event_shape))
+        self.register_buffer("std", torch.ones(self.event_shape))
+
+    @torch.no_grad()
+    def match(self, x: Tensor) -> None:
+        """Takes the moments of normalised data x: (batch, *event)."""
+        wide = x.double()
+        self.mean.copy_(self.cos * wide.mean(0))
+        self.std.copy_(torch.sqrt((self.cos * wide.std(0, correction=0)) ** 2 + self.sin**2))
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of z: (batch, *event), shape (batch,)."""
+        e = (z - self.mean) / self.std
+        constant = constant_log_det(self.std.log() + 0.5 * math.log(2 * math.pi), z)
+        return -0.5 * sum_event(e * e) - constant
+
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws z: (n, *event)."""
+        return self.mean + temperature * self.std * self._normal(n, generator)
