@@ -53,6 +53,8 @@ from steadyflow.bijections import (
 )
 from steadyflow.bijections.convolution import FORMS
 from steadyflow.bijections.transforms import LOG_SCALES
+from steadyflow.models.diffusion import Diffusion
+from steadyflow.models.flow_matching import FlowMatching
 from steadyflow.models.glow import Glow
 from steadyflow.models.maf import MAF
 from steadyflow.models.model import FlowModel
@@ -106,10 +108,15 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A model; `integer` says that its data are integers of so many bits, 0 that they are real."""
+    """A model; `integer` says that its data are integers of so many bits, 0 that they are real.
+
+    `compiles` is False where data decide the steps: torch.compile does not take it whole, and each
+    call takes a hundred evaluations of the network.
+    """
 
     build: Callable[[], FlowModel]
     integer: int = 0
+    compiles: bool = True
 
     def x(self, batch: int, generator: torch.Generator, dtype=torch.float64) -> Tensor:
         shape = (batch, *self.build().event_shape)
@@ -463,4 +470,17 @@ MODELS |= {
     ),
 }
 
-PLANE = [name for name, case in MODELS.items() if case.build().event_shape == (2,)]
+_ode: Any = {"hidden_features": [8, 8], "tolerance": 1e-10}
+
+MODELS |= {
+    "diffusion-2-context": Model(
+        lambda: Diffusion(event_shape=[2], context_features=2, path="vp", **_ode), compiles=False
+    ),
+    "flow-matching-3-classes": Model(
+        lambda: FlowMatching(event_shape=[3], num_classes=3, guidance=2.0, **_ode), compiles=False
+    ),
+}
+
+PLANE = [
+    name for name, case in MODELS.items() if case.compiles and case.build().event_shape == (2,)
+]

@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from steadyflow.networks.precision import full_precision
+
 BLOCK = 64
 
 
@@ -49,7 +51,8 @@ def optimal_pairing(
     for start, stop in cuts:
         rows = order[start:stop]
         # |x - e|^2 up to what the pairing does not change
-        cost = -(flat[rows.to(x.device)] @ other[rows.to(x.device)].T).cpu().numpy()
+        with full_precision(flat):
+            cost = -(flat[rows.to(x.device)] @ other[rows.to(x.device)].T).cpu().numpy()
         permutation[rows] = rows[torch.from_numpy(linear_sum_assignment(cost)[1])]
     return permutation.to(x.device)
 

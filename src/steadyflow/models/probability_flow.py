@@ -89,15 +89,12 @@ class ProbabilityFlowModel(FlowModel):
         self.path, self.sampler, self.steps = path, sampler, steps
         self.drop_context, self.guidance = drop_context, guidance
         image = len(self.event_shape) == 3
-        self.network = self._build(network, hidden_features, hidden_channels, blocks)
+        field = self._build(network, hidden_features, hidden_channels, blocks)
         low, high = float(path.angle(path.t_min)), float(path.angle(path.t_max))
-        self.normalization: Standardization | Normalization = (
-            Normalization() if image else Standardization(self.event_shape)
-        )
-        self.shrinking = Shrinking(math.cos(low))
+        normalization = Normalization() if image else Standardization(self.event_shape)
         exact = self.dimensions <= EXACT_UP_TO
-        self.ode = ContinuousFlow(
-            self.network,
+        ode = ContinuousFlow(
+            field,
             t0=low,
             t1=high,
             rtol=tolerance,
@@ -106,11 +103,33 @@ class ProbabilityFlowModel(FlowModel):
             probes=probes,
         )
         self.flow = Flow(
-            Chain(self.normalization, self.shrinking, self.ode),
+            Chain(normalization, Shrinking(math.cos(low)), ode),
             self.event_shape,
             base=MatchedNormal(self.event_shape, high),
             dequantization=UniformDequantization(bits) if image and bits else None,
         )
+
+    # views of the flow's parts: registered twice, weights would be saved twice
+
+    @property
+    def normalization(self) -> Bijection:
+        """What gives the data mean 0 and variance 1."""
+        return self.flow.bijection[0]  # type: ignore[index]
+
+    @property
+    def shrinking(self) -> Bijection:
+        """From data with the path's smallest noise to unit variance."""
+        return self.flow.bijection[1]  # type: ignore[index]
+
+    @property
+    def ode(self) -> ContinuousFlow:
+        """The ODE, in the angle."""
+        return self.flow.bijection[2]  # type: ignore[index]
+
+    @property
+    def network(self) -> nn.Module:
+        """What predicts v(phi, u, context)."""
+        return self.ode.field  # type: ignore[return-value]
 
     @property
     def likelihood(self) -> str:
