@@ -42,6 +42,14 @@ class Prediction(NamedTuple):
     noise: Tensor
 
 
+class Turn(NamedTuple):
+    """A time in the canonical coordinate: phi with its cosine and sine, each () or (batch,)."""
+
+    angle: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
 class Path:
     """A Gaussian path: scales a(t) and s(t) for t in [t_min, t_max], all in float64.
 
@@ -140,12 +148,20 @@ class Path:
             t: (batch,).
             width: standard deviation of the data.
         """
+        return self.weigh(loss, self.check(t), self.turn(t, width), width)
+
+    def turn(self, t: Tensor, width: float = 1.0) -> Turn:
+        """Where in the canonical coordinate t is; not checked, for it is what training does."""
+        a, s = self.scales(t)
+        a = a if width == 1.0 else a * width
+        size = torch.hypot(a, s)
+        return Turn(torch.atan2(s, a), a / size, s / size)
+
+    def weigh(self, loss: str, t: Tensor, turn: Turn, width: float = 1.0) -> Tensor:
+        """`weight` at a turn that is known already."""
         if loss not in LOSSES:
             raise unknown("loss", loss, LOSSES)
-        t = self.check(t)
-        a, s = self.scales(t)
-        size = torch.hypot(a * width, s)
-        cos, sin = a * width / size, s / size
+        _, cos, sin = turn
         if loss in ("v", "edm"):
             return torch.ones_like(t)
         if loss == "noise":
@@ -155,6 +171,7 @@ class Path:
         da, ds = self.rates(t)
         if loss == "velocity":
             return (ds * cos - da * width * sin) ** 2
+        a, s = self.scales(t)
         return (ds / s - da / a) * cos * cos
 
     def field(self, denoise: Callable[..., Tensor]) -> Callable[..., Tensor]:

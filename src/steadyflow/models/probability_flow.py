@@ -112,7 +112,7 @@ class ProbabilityFlowModel(FlowModel):
     # views of the flow's parts: registered twice, weights would be saved twice
 
     @property
-    def normalization(self) -> Bijection:
+    def normalization(self) -> Standardization | Normalization:
         """What gives the data mean 0 and variance 1."""
         return self.flow.bijection[0]  # type: ignore[index]
 
@@ -157,16 +157,17 @@ class ProbabilityFlowModel(FlowModel):
             context: (batch, features) or None; dropped for some when training.
             loss: whose weighting, see `Path.weight`.
         """
-        angle = self.path.angle(t)
-        cos, sin = rows(torch.cos(angle), data), rows(torch.sin(angle), data)
+        turn = self.path.turn(t)
+        cos, sin = rows(turn.cos, data), rows(turn.sin, data)
         u, target = cos * data + sin * noise, cos * noise - sin * data
-        error = (self.network(angle, u, self._dropped(context)) - target).square()
-        weight = self.path.weight(loss, t).to(data.dtype)
-        return (weight * sum_event(error).to(data.dtype)).mean() / self.dimensions
+        error = self.network(turn.angle, u, self._dropped(context)) - target
+        weight = rows(self.path.weigh(loss, t, turn), error)
+        return (weight * error.square()).mean()
 
     def normalized(self, x: Tensor) -> Tensor:
         """Data as the network sees them: real (integers with noise) and of variance 1."""
-        return self.normalization(self.flow._to_real(x)[0])[0]
+        part = self.normalization
+        return (self.flow._to_real(x)[0] - part.mean) / part.std
 
     def sample(
         self,
@@ -295,9 +296,9 @@ class ProbabilityFlowModel(FlowModel):
         return context * keep.to(context.dtype)
 
     def _even_times(self, n: int, like: Tensor) -> Tensor:
-        """One draw in each n-th part of (0, 1), in random order: uniform, and evenly spread."""
-        shares = (torch.arange(n, device=like.device) + torch.rand(n, device=like.device)) / n
-        return shares[torch.randperm(n, device=like.device)].double()
+        """One draw in each n-th part of (0, 1): uniform, and evenly spread over the batch."""
+        even = torch.arange(n, device=like.device, dtype=torch.float64)
+        return (even + torch.rand(n, device=like.device)) / n
 
     def _build(
         self, network: str, hidden_features: Sequence[int], hidden_channels: int, blocks: int

@@ -130,7 +130,7 @@ class UNet(nn.Module):
         if context is not None:
             features = torch.cat((features, context.to(x.dtype)), 1)
         given = self.given(features)
-        h = self.input(x)
+        h = self.input(x.contiguous(memory_format=torch.channels_last))
         skips = [h]
         for level in range(self.levels):
             for block in self.down[level * self.blocks : (level + 1) * self.blocks]:
