@@ -29,6 +29,7 @@ from steadyflow.bijections.bijection import (
     constant_log_det,
     sum_event,
 )
+from steadyflow.bijections.discrete_ode import EulerSteps
 from steadyflow.errors import unknown
 from steadyflow.flow import Flow, check_temperature
 from steadyflow.models.estimate import LikelihoodEstimate, estimate_likelihood
@@ -214,6 +215,31 @@ class ProbabilityFlowModel(FlowModel):
         """The log-likelihood with what is known of its errors; print it."""
         return estimate_likelihood(self, x, self.condition(context, len(x)), probes)
 
+    def discrete(self, steps: int) -> Flow:
+        """The DDIM sampler of so many steps as a flow of its own, with the density of its draws.
+
+        It ends at the smallest noise of the path (or of the samplers, 0.002). Its log_prob raises
+        where a step can not be inverted; see `steadyflow.bijections.discrete_ode`.
+        """
+        smallest, largest = self._noise_range()
+        levels = samplers.noise_grid("karras", largest, smallest, steps)
+
+        def noise(s: Tensor, y: Tensor, context: Tensor | None) -> Tensor:
+            angle = torch.atan(s)
+            cos, sin = float(torch.cos(angle)), float(torch.sin(angle))
+            return sin * cos * y + cos * self._guided(angle, cos * y, context, 1.0)
+
+        size = math.hypot(1, largest)
+        parts = Chain(self.normalization, EulerSteps(noise, levels), Shrinking(1 / size))
+        return Flow(parts, self.event_shape, self.flow.base, self.flow.dequantization)
+
+    def _noise_range(self) -> tuple[float, float]:
+        """The smallest and the largest s/a of the samplers that want finite noise."""
+        low, high = math.tan(self.ode.t0), NOISE_RANGE[1]
+        if self.ode.t1 < math.pi / 2:
+            high = min(math.tan(self.ode.t1), high)
+        return max(low, NOISE_RANGE[0]), high
+
     def _follow(
         self,
         z: Tensor,
@@ -244,8 +270,7 @@ class ProbabilityFlowModel(FlowModel):
             u = cos * y
             return cos * u - sin * field(angle, u, *given)
 
-        largest = min(math.tan(high), NOISE_RANGE[1]) if high < math.pi / 2 else NOISE_RANGE[1]
-        smallest = max(math.tan(low), NOISE_RANGE[0])
+        smallest, largest = self._noise_range()
         levels = samplers.noise_grid("karras", largest, smallest, steps, end=True)
         y = z * math.hypot(1, largest)
         return samplers.sample(
