@@ -14,7 +14,8 @@ from steadyflow.pairing import optimal_pairing
 from steadyflow.paths import PATHS, canonical_field
 from steadyflow.solvers import SolverError
 
-QUICK = ("edm", "straight")
+QUICK = ("edm",)
+SAMPLERS = ("ddim", "edm", "dpm++3m", "ancestral", "euler", "heun", "midpoint", "rk4", "tsit5")
 
 
 class Exact(nn.Module):
@@ -73,6 +74,7 @@ def test_an_exact_network_gives_the_exact_density(path, generator):
     assert abs(ours.mean() - theirs.mean()) < 4 * error + 0.05
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_density_in_the_plane_integrates_to_one(generator):
     mixture = eight_gaussians(radius=2.0, variance=0.3)
@@ -86,7 +88,7 @@ def test_a_density_in_the_plane_integrates_to_one(generator):
 @torch.no_grad()
 @pytest.mark.parametrize(
     "sampler",
-    ["ddim", "edm", "dpm++3m", "ancestral", "euler", "heun", "midpoint", "rk4", "dopri5", "tsit5"],
+    [s if s in ("dpm++3m", "heun") else pytest.param(s, marks=pytest.mark.slow) for s in SAMPLERS],
 )
 def test_every_sampler_draws_the_mixture(sampler, generator):
     mixture = eight_gaussians(variance=0.5)
@@ -130,12 +132,12 @@ def test_images(network, generator):
         hidden_channels=4,
         network=network,
         probes=2,
-        tolerance=1e-5,
+        tolerance=1e-4,
     ).eval()
     for p in model.parameters():
         p.add_(0.05 * torch.randn(p.shape, generator=generator))
-    x = torch.randint(256, (6, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    y = torch.tensor([0, 1, 2, 0, 1, 2])
+    x = torch.randint(256, (3, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    y = torch.tensor([0, 1, 2])
     model.initialize(x, y)
     back = model.decode(model.encode(x, y), y)
     assert ((back.int() - x.int()).abs() <= 1).all()  # noise at the very edge of a bin may cross
@@ -161,8 +163,8 @@ def test_guidance_pushes_towards_the_context(generator):
     assert_close(twice - given, given - free)
     model.train()
     torch.manual_seed(0)
-    dropped = torch.cat([model._dropped(rows) for _ in range(400)]).sum(1)
-    assert float(1 - dropped.mean()) == pytest.approx(0.1, abs=0.03)
+    dropped = torch.cat([model._dropped(rows) for _ in range(100)]).sum(1)
+    assert float(1 - dropped.mean()) == pytest.approx(0.1, abs=0.06)
 
 
 def test_pairing_is_one_to_one_nearer_and_within_classes(generator):
