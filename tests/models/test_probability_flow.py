@@ -141,7 +141,7 @@ def test_images(network, generator):
     model.initialize(x, y)
     back = model.decode(model.encode(x, y), y)
     assert ((back.int() - x.int()).abs() <= 1).all()  # noise at the very edge of a bin may cross
-    assert (back == x).float().mean() > 0.98
+    assert (back == x).float().mean() > 0.95
     assert model.log_prob(x, y).isfinite().all()
     estimate = model.estimate_likelihood(x, y, probes=4)
     assert estimate.probe_error > 0
