@@ -302,7 +302,7 @@ def transport(options: argparse.Namespace) -> None:
     ):
         torch.manual_seed(1)
         model = VectorField(2, (64, 64, 64), clip=None)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+        optimizer = torch.optim.Adam(model.parameters(), lr=4e-3, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
         before = time.process_time()
         for _ in range(options.steps):
