@@ -37,6 +37,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=10_000, help="of training, for transport")
+    parser.add_argument("--rate", type=float, default=4e-3, help="of learning, for transport")
     parser.add_argument("--rounds", type=int, default=30, help="of each timing")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()
@@ -302,7 +303,7 @@ def transport(options: argparse.Namespace) -> None:
     ):
         torch.manual_seed(1)
         model = VectorField(2, (64, 64, 64), clip=None)
-        optimizer = torch.optim.Adam(model.parameters(), lr=4e-3, fused=True)
+        optimizer = torch.optim.Adam(model.parameters(), lr=options.rate, fused=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.steps)
         before = time.process_time()
         for _ in range(options.steps):
