@@ -104,7 +104,7 @@ def test_training_fits_two_moons_better_than_a_normal(model):
     result = fit(
         model,
         "moons",
-        steps=600,
+        steps=1500,
         progress=False,
         seed=1,
         model_options={"hidden_features": [64, 64]},
