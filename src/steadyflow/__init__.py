@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
+    from steadyflow.estimators import FlowDensity as FlowDensity
+    from steadyflow.estimators import FlowOutlierDetector as FlowOutlierDetector
+    from steadyflow.estimators import FlowTransformer as FlowTransformer
     from steadyflow.flow import Flow as Flow
     from steadyflow.models.diffusion import Diffusion as Diffusion
     from steadyflow.models.flow_matching import FlowMatching as FlowMatching
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "Diffusion": "steadyflow.models",
     "Flow": "steadyflow.flow",
+    "FlowDensity": "steadyflow.estimators",
     "FlowMatching": "steadyflow.models",
+    "FlowOutlierDetector": "steadyflow.estimators",
+    "FlowTransformer": "steadyflow.estimators",
     "GenerativeModel": "steadyflow.models",
     "Glow": "steadyflow.models",
     "MAF": "steadyflow.models",
@@ -39,7 +45,10 @@ __all__ = [
     "NICE",
     "Diffusion",
     "Flow",
+    "FlowDensity",
     "FlowMatching",
+    "FlowOutlierDetector",
+    "FlowTransformer",
     "GenerativeModel",
     "Glow",
     "RealNVP",

@@ -25,6 +25,7 @@ from steadyflow.bijections import (
     Coupling,
     Halves,
     LearnedPrior,
+    Logit,
     MixtureOfLogistics,
     MultiScale,
     NormalizedConvolution,
@@ -79,6 +80,8 @@ class Glow(FlowModel):
             'attention' (the same with self-attention over positions).
         blocks: residual blocks of a 'gated' or 'attention' network.
         dequantization: 'uniform' noise, or 'variational' (learned, which tightens the bound).
+        alpha: margin of a logit before the flow, which suits images that are mostly black or white
+            (1e-6 for MNIST); 0 for none, as in the paper.
         bits: bits of each pixel; 0 for real-valued images.
         reversible: True to compute activations again in the backward pass, False to store them,
             'auto' to compute them again when there are many steps.
@@ -102,6 +105,7 @@ class Glow(FlowModel):
         network: str = "convolution",
         blocks: int = 2,
         dequantization: str = "uniform",
+        alpha: float = 0.0,
         bits: int = 8,
         reversible: bool | str = "auto",
     ):
@@ -124,8 +128,9 @@ class Glow(FlowModel):
         self._network, self._width, self._blocks = network, hidden_channels, blocks
         self._permutation = permutation
         self.reversible = levels * steps >= WORTH_IT if reversible == "auto" else bool(reversible)
+        before = Logit(alpha) if alpha and bits else Shift(-0.5)
         self.flow = Flow(
-            Chain(Shift(-0.5), self._multi_scale(levels, steps)),
+            Chain(before, self._multi_scale(levels, steps)),
             self.event_shape,
             dequantization=self._dequantization(dequantization, bits),
         )
