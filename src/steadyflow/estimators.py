@@ -230,12 +230,13 @@ class FlowOutlierDetector(OutlierMixin, _FlowEstimator):
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Trains the flow, and sets the threshold by the contamination."""
-        if not isinstance(self.contamination, Real) or not 0 < self.contamination <= 0.5:
+        share = self.contamination
+        if not isinstance(share, Real) or not 0 < float(share) <= 0.5:
             raise ValueError(f"contamination must lie in (0, 0.5], got {self.contamination}")
         super().fit(X, y)
         x = validate_data(self, X, dtype=np.float64, reset=False)
         scores = self._through("log_prob", x[:, self.kept_])
-        self.offset_ = float(np.percentile(scores, 100 * float(self.contamination)))
+        self.offset_ = float(np.percentile(scores, 100 * float(share)))
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
