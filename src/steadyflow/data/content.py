@@ -112,6 +112,23 @@ def fewer_bits(x: np.ndarray, bits: int, keep: int, where: str) -> np.ndarray:
     return x
 
 
+def checked_context(contexts: Sequence[np.ndarray], where: str) -> list[np.ndarray]:
+    """Context vectors as float32: one array (N, features) a split.
+
+    Raises:
+        DataError: if they are not vectors of finite numbers.
+    """
+    for context in contexts:
+        if context.ndim != 2 or context.dtype.kind not in "fiub":
+            raise DataError(
+                f"{where}: a context of shape {context.shape} and type {context.dtype} was given, "
+                "but numbers of shape (N, features) are expected"
+            )
+        if not np.isfinite(context).all():
+            raise DataError(f"{where}: the context holds NaN or infinite values: fill them in")
+    return [context.astype(np.float32, copy=False) for context in contexts]
+
+
 def checked_labels(labels: Sequence[np.ndarray], where: str) -> tuple[list[np.ndarray], list[str]]:
     """Class labels as codes, and the classes' names.
 

@@ -28,11 +28,11 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(eq=False)
 class Split:
-    """Examples, and their classes if there are any.
+    """Examples, and their classes or contexts if there are any.
 
     Attributes:
         x: uint8 (N, C, H, W) for images, float32 (N, D) for vectors.
-        y: int64 (N,), or None without labels.
+        y: int64 (N,) classes, or float32 (N, features) contexts, or None.
     """
 
     x: torch.Tensor
@@ -77,6 +77,12 @@ class Dataset:
     fractions: dict[str, float] = field(default_factory=dict)
     official: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def context_features(self) -> int | None:
+        """The length of the context vectors, or None without them."""
+        y = self.train.y
+        return y.shape[1] if y is not None and y.dim() == 2 else None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -136,6 +142,7 @@ class Pieces:
             the source does not say to be validation or test.
         validation: the source's own validation examples, or None to carve them from `train`.
         test: the same for the test examples.
+        contexts: the second of each pair are context vectors (N, features) and not classes.
         columns: D names, or None.
         bits: how many bits a pixel has.
     """
@@ -145,6 +152,7 @@ class Pieces:
     test: Pair | None = None
     columns: list[str] | None = None
     bits: int = 8
+    contexts: bool = False
 
 
 def assemble(
@@ -175,7 +183,7 @@ def assemble(
     given = {key: getattr(pieces, key) for key in SPLITS if getattr(pieces, key) is not None}
     _check_agreement(given, name)
     xs, integer_columns = _checked_examples(given, pieces, bits, name)
-    ys, classes = _checked_classes(given, name)
+    ys, classes = (_checked_contexts if pieces.contexts else _checked_classes)(given, name)
     kind = "vector" if xs["train"].ndim == 2 else "image"
     shares = {"validation": validation, "test": test}
     rows = carve(
@@ -248,6 +256,16 @@ def _checked_classes(
         return dict.fromkeys(given), None
     codes, classes = content.checked_labels(list(labels.values()), name)
     return dict(zip(labels, codes, strict=True)), classes
+
+
+def _checked_contexts(
+    given: dict[str, Pair], name: str
+) -> tuple[dict[str, np.ndarray | None], list[str] | None]:
+    contexts = {key: y for key, (_, y) in given.items() if y is not None}
+    checked = content.checked_context(list(contexts.values()), name)
+    if len({context.shape[1] for context in checked}) > 1:
+        raise DataError(f"{name}: the splits hold contexts of different lengths")
+    return dict(zip(contexts, checked, strict=True)), None
 
 
 def _split(x: np.ndarray, y: np.ndarray | None, rows: np.ndarray | None = None) -> Split:

@@ -98,6 +98,7 @@ def from_arrays(
     x: Any,
     y: Any = None,
     *,
+    context: Any = None,
     test_x: Any = None,
     test_y: Any = None,
     validation_x: Any = None,
@@ -117,10 +118,11 @@ def from_arrays(
         x: vectors (N, D), or images of integers (N, H, W), (N, H, W, C) or (N, C, H, W). With
             ``validation=0, test=0`` float32 vectors and uint8 images are not copied.
         y: classes, (N,), integers or strings, or None.
+        context: vectors (N, features) to condition on, p(x | context), instead of classes.
         test_x: examples for the test; None carves them from x.
-        test_y: their classes.
+        test_y: their classes, or contexts.
         validation_x: examples for validation; None carves them from x.
-        validation_y: their classes.
+        validation_y: their classes, or contexts.
         seed: decides the splits.
         validation: the share for validation, unless `validation_x` is given.
         test: the share for the test, unless `test_x` is given.
@@ -142,7 +144,10 @@ def from_arrays(
     """
     if bits is not None and not 1 <= bits <= 8:
         raise UsageError(f"bits={bits} was given: give 1 to 8")
+    if y is not None and context is not None:
+        raise UsageError("give classes (y=) or vectors to condition on (context=), not both")
     columns = columns if columns is not None else getattr(x, "columns", None)
+    y = context if y is None else y
     parts = {"train": (x, y), "validation": (validation_x, validation_y), "test": (test_x, test_y)}
     found = {
         split: None if part is None else (_array(part, name), _array(labels, name))
@@ -152,7 +157,7 @@ def from_arrays(
     is_image = pieces.train[0].ndim == 4
     if not is_image and bits is not None:
         raise UsageError(f"bits={bits} is for images, but {name} holds vectors: leave it out")
-    pieces.bits = bits or pieces.bits
+    pieces.bits, pieces.contexts = bits or pieces.bits, context is not None
     named = None if columns is None or is_image else [str(column) for column in columns]
     pieces = arrays.select(pieces, named, columns=None, drop=None, where=name)
     return assemble(pieces, name, seed=seed, validation=validation, test=test)

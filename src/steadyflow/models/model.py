@@ -75,6 +75,8 @@ class GenerativeModel(nn.Module):
 
     name: str
     config: dict[str, Any]
+    context_mean: Tensor
+    context_std: Tensor
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -96,6 +98,9 @@ class GenerativeModel(nn.Module):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1 (or None), got {value}")
         self.num_classes, self.context_features = num_classes, context_features
+        if context_features is not None:
+            self.register_buffer("context_mean", torch.zeros(context_features))
+            self.register_buffer("context_std", torch.ones(context_features))
 
     @property
     def likelihood(self) -> str:
@@ -159,7 +164,20 @@ class GenerativeModel(nn.Module):
                 f"expected a context of shape ({batch}, {self.context_features}), "
                 f"got {tuple(context.shape)}"
             )
-        return self._rows(context, batch)
+        return self._rows((context - self.context_mean) / self.context_std, batch)
+
+    @torch.no_grad()
+    def standardize_context(self, context: Tensor | None) -> None:
+        """From now on the networks see contexts with the mean and std of these: (N, features).
+
+        A feature that is constant in them is centred only. Classes are left as they are.
+        """
+        if self.context_features is None or context is None or len(context) < 2:
+            return
+        wide = context.double()
+        mean, std = wide.mean(0), wide.std(0, correction=0)
+        self.context_mean.copy_(mean)
+        self.context_std.copy_(torch.where(std > 1e-12 * mean.abs().clamp_min(1e-12), std, 1.0))
 
     def _embed(self, labels: Tensor | None, batch: int, classes: int) -> Tensor:
         if labels is None:
@@ -328,6 +346,7 @@ class FlowModel(GenerativeModel):
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Sets data-dependent parameters (standardisation, activation normalisation)."""
+        self.standardize_context(context)
         self.flow.initialize(x, self.condition(context, x.shape[0]))
 
 

@@ -19,7 +19,7 @@ def build(
 
     Args:
         model: a model or a name.
-        dataset: gives event_shape, bits and, if `conditional`, num_classes.
+        dataset: gives event_shape, bits, context_features and, if `conditional`, num_classes.
         conditional: whether the model is to be given the class.
         options: arguments of the constructor; they go before what the data say.
 
@@ -41,7 +41,9 @@ def build(
         if option not in known:
             raise unknown(f"option of {model}", option, known)
     given: dict[str, Any] = {"event_shape": list(dataset.event_shape)}
-    if conditional:
+    if dataset.context_features is not None:
+        given["context_features"] = dataset.context_features
+    elif conditional:
         if not dataset.classes:
             raise UsageError(
                 f"conditional needs classes, but {dataset.name} has none: name the column that "
@@ -66,10 +68,13 @@ def check(model: GenerativeModel, dataset: Dataset) -> None:
             f"{dataset.name} have shape {list(dataset.event_shape)}: build it with "
             f"event_shape={list(dataset.event_shape)}"
         )
-    if model.context_features is not None:
+    if model.context_features != dataset.context_features:
+        there = dataset.context_features
+        has = f"a context of {there} for each example" if there else "only examples and classes"
         raise UsageError(
-            f"this {name} needs a context of {model.context_features} numbers, but {dataset.name} "
-            "has only examples and classes: build it without context_features"
+            f"this {name} needs a context of {model.context_features or 0} numbers, but "
+            f"{dataset.name} has {has}: build it "
+            + (f"with context_features={there}" if there else "without context_features")
         )
     if model.num_classes is not None:
         _check_classes(model, dataset, model.num_classes)

@@ -195,6 +195,9 @@ def _precision(model: GenerativeModel, options: TrainingOptions) -> Iterator[Non
 
 
 def _examples(split: Split, model: GenerativeModel) -> Split:
-    """The examples as the model takes them: in its precision, with labels if it wants them."""
-    x = split.x.to(next(model.parameters()).dtype) if split.x.is_floating_point() else split.x
+    """The examples as the model takes them: in its precision, with what it is conditioned on."""
+    own = next(model.parameters()).dtype
+    x = split.x.to(own) if split.x.is_floating_point() else split.x
+    if model.context_features is not None and split.y is not None:
+        return Split(x, split.y.to(own))
     return Split(x, None if model.num_classes is None else split.y)
