@@ -138,6 +138,17 @@ class GenerativeModel(nn.Module):
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Sets data-dependent parameters from a batch; training calls it once."""
 
+    def begin_step(self, progress: float) -> None:
+        """Training calls it before each step; a model with a schedule follows it from here.
+
+        Args:
+            progress: the share of the budget that is used up, from 0 to 1.
+        """
+
+    def metrics(self) -> dict[str, float | Tensor]:
+        """The parts of the last `loss` by name, scalars, which training writes to metrics.csv."""
+        return {}
+
     def condition(self, context: Tensor | None, batch: int) -> Tensor | None:
         """Turns labels or vectors into the float context (batch, features) of the networks.
 

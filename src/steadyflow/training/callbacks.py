@@ -28,6 +28,7 @@ class Recording(Callback):
     def __init__(self, history: History):
         self.history = history
         self._losses: list[float] = []
+        self._parts: dict[str, list[float]] = {}
         self._since = (0.0, 0)
 
     def on_train_start(self, trainer: lightning.Trainer, training: Any) -> None:
@@ -40,6 +41,8 @@ class Recording(Callback):
         """Notes the loss; every so often, and at the end, writes a row."""
         if math.isfinite(training.loss):
             self._losses.append(training.loss)
+            for name, value in training.model.metrics().items():
+                self._parts.setdefault(name, []).append(float(value))
         # what is interrupted will be resumed, and then writes the rows of a straight run
         last = trainer.should_stop and training.stopped not in ("interrupted", "failed")
         if training.step % training.options.log_every and not last:
@@ -55,16 +58,17 @@ class Recording(Callback):
             learning_rate=training.rate,
             gradient_norm=training.gradient_norm,
             examples_per_second=examples / max(now - then, 1e-9),
+            **{name: math.fsum(values) / len(values) for name, values in self._parts.items()},
         )
-        self._losses, self._since = [], (now, training.step)
+        self._losses, self._parts, self._since = [], {}, (now, training.step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The losses since the last row."""
-        return {"losses": self._losses}
+        """The losses since the last row, and their parts."""
+        return {"losses": self._losses, "parts": self._parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes them back."""
-        self._losses = state["losses"]
+        self._losses, self._parts = state["losses"], state.get("parts", {})
 
 
 class Validation(Callback):
@@ -82,6 +86,7 @@ class Validation(Callback):
         self.split, self.history, self.folder = split, history, folder
         self.best: float | None = None
         self.weights: dict[str, Tensor] | None = None
+        self._parts: dict[str, float] = {}
         self.kept = False
         self._since_best = 0
         self._last = -1
@@ -112,7 +117,7 @@ class Validation(Callback):
             else:
                 self._since_best += 1
         if loss is not None:
-            record(self.history, training, "validation", loss)
+            record(self.history, training, "validation", loss, **self._parts)
             patience = training.options.patience
             if patience is not None and self._since_best >= patience:
                 training.stop("patience", f"{patience} validations without a better one")
@@ -120,12 +125,16 @@ class Validation(Callback):
 
     @torch.no_grad()
     def _loss(self, trainer: lightning.Trainer, training: Training) -> float | None:
-        """The mean loss over all validation examples, each process taking its share."""
+        """The mean loss over all validation examples, each process taking its share.
+
+        The means of its parts are those of this process's share.
+        """
         if not len(self.split):
             return None
         size = max(1, training.options.batch_size // trainer.world_size)
         x, y = _share(self.split, trainer)
         total = torch.zeros(2, dtype=torch.float64, device=training.device)
+        self._parts = {}
         training.model.eval()
         with own_randomness(training.options.seed, trainer.global_rank):
             for start in range(0, len(x), size):
@@ -134,6 +143,9 @@ class Validation(Callback):
                 loss: Any = trainer.strategy.validation_step(batch[:2])
                 total[0] += loss * len(batch[0])
                 total[1] += len(batch[0])
+                for name, value in training.model.metrics().items():
+                    weighted = float(value) * len(batch[0]) / len(x)
+                    self._parts[name] = self._parts.get(name, 0.0) + weighted
         training.model.train()
         if trainer.world_size > 1:
             torch.distributed.all_reduce(total)

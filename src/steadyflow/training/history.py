@@ -8,6 +8,7 @@
     learning_rate, gradient_norm, examples_per_second
     skipped            steps skipped so far because the loss was not finite
     elapsed            seconds of training so far
+    ...                the parts of the loss that the model names (`metrics`), if any
 
 What does not apply to a line is empty in it.
 """
@@ -49,6 +50,7 @@ class History:
     def __init__(self, path: Path | None):
         self.path = path
         self.rows: list[Row] = []
+        self.columns: tuple[str, ...] = COLUMNS
 
     def start(self, step: int) -> None:
         """Goes back to the rows up to a step, from which training now goes on."""
@@ -56,19 +58,31 @@ class History:
             return
         earlier = read(self.path) if self.path.exists() else []
         self.rows = [row for row in earlier if row["step"] <= step]
-        with replace_file(self.path) as aside, open(aside, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(map(_short, self.rows))
+        if earlier:
+            self.columns = tuple(earlier[0])
+        self._write_all()
 
     def add(self, **row: Any) -> Row:
-        """Adds a row; columns that are not given stay empty."""
-        full = {column: row.get(column) for column in COLUMNS}
+        """Adds a row; columns that are not given stay empty, new ones are added at the end."""
+        new = tuple(name for name in row if name not in self.columns)
+        if new:
+            self.columns += new
+            self.rows = [{**earlier, **dict.fromkeys(new)} for earlier in self.rows]
+            self._write_all()
+        full = {column: row.get(column) for column in self.columns}
         self.rows.append(full)
         if self.path is not None:
             with open(self.path, "a", newline="") as file:
-                csv.DictWriter(file, COLUMNS).writerow(_short(full))
+                csv.DictWriter(file, self.columns).writerow(_short(full))
         return full
+
+    def _write_all(self) -> None:
+        if self.path is None:
+            return
+        with replace_file(self.path) as aside, open(aside, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(map(_short, self.rows))
 
 
 def read(path: Path) -> list[Row]:
@@ -79,7 +93,7 @@ def read(path: Path) -> list[Row]:
     """
     with open(path, newline="") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if tuple(reader.fieldnames or ())[: len(COLUMNS)] != COLUMNS:
             raise ValueError(f"{path} was not written by steadyflow, or is damaged")
         # a process that was killed may have left half of a last line
         return [_numbers(row) for row in reader if None not in row.values()]

@@ -83,6 +83,7 @@ class Training(lightning.LightningModule):
         self.rate = learning_rate(self.options, self.step, self.progress)
         optimizer.param_groups[0]["lr"] = self.rate
 
+        self.model.begin_step(self.progress)
         loss = self._backward(*self.to_device(self.batches.batch(self.step)))
         interrupted = self._agree(loss)
         self.gradient_norm = self._clip()
