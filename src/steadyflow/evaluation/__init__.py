@@ -5,10 +5,12 @@
     interpolate(model, a, b, steps=9)       the way from one real example to another
     kernel_distance(samples, x)             are samples and data told apart?
     nearest_neighbours(samples, x)          are samples copies of training data?
+    importance_weights(log_ratios)          can weights of draws be trusted, and what they give
 
 Nothing here draws a picture (that is `steadyflow.report`) or knows how a model was trained.
 """
 
+from steadyflow.evaluation.importance import ImportanceWeights, importance_weights
 from steadyflow.evaluation.interpolation import interpolate, slerp
 from steadyflow.evaluation.latents import LatentGaussianity, latent_gaussianity
 from steadyflow.evaluation.likelihood import Evaluation, evaluate, log_likelihoods
@@ -22,11 +24,13 @@ from steadyflow.evaluation.two_sample import (
 
 __all__ = [
     "Evaluation",
+    "ImportanceWeights",
     "KernelDistance",
     "LatentGaussianity",
     "Neighbours",
     "RoundTrip",
     "evaluate",
+    "importance_weights",
     "interpolate",
     "kernel_distance",
     "latent_gaussianity",
