@@ -39,7 +39,7 @@ class Spoil(Callback):
 
     def on_train_batch_start(self, trainer, training, *_):
         factor = self.value if training.step in self.steps else 1.0
-        training._loss = lambda x, y: self.loss(x, y) * factor
+        training._losses = [lambda x, y: self.loss(x, y) * factor]
 
 
 class Crash(Callback):

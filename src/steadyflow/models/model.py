@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steadyflow.flow import Flow
+from steadyflow.models.players import Player, parameters_of
 from steadyflow.storage import recover_folder, replace_file, replace_folder
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -44,7 +45,7 @@ def _recording(init):
         if outermost:
             bound = signature.bind(self, **given)
             bound.apply_defaults()
-            config = {k: v for k, v in bound.arguments.items() if k != "self"}
+            config = {k: v for k, v in bound.arguments.items() if k != "self"} | self._resolved
             self.config = json.loads(json.dumps(config, default=_plain))
 
     return wrapped
@@ -75,6 +76,7 @@ class GenerativeModel(nn.Module):
 
     name: str
     config: dict[str, Any]
+    _resolved: dict[str, Any] = {}  # noqa: RUF012 - arguments as they are to be recorded
     context_mean: Tensor
     context_std: Tensor
 
@@ -148,6 +150,19 @@ class GenerativeModel(nn.Module):
     def metrics(self) -> dict[str, float | Tensor]:
         """The parts of the last `loss` by name, scalars, which training writes to metrics.csv."""
         return {}
+
+    def players(self) -> tuple[Player, ...]:
+        """Who moves in a training step, in this order: one who lowers `loss`, or a game's players.
+
+        In a game `loss` says how good the model is, on validation examples.
+        """
+        return (Player("model", parameters_of(self), self.loss),)
+
+    def settle(self) -> None:
+        """Called on weights that are about to be kept: measures what a likelihood needs besides.
+
+        Such as a normalising constant, into a buffer. By default there is nothing to measure.
+        """
 
     def condition(self, context: Tensor | None, batch: int) -> Tensor | None:
         """Turns labels or vectors into the float context (batch, features) of the networks.

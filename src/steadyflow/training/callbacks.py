@@ -159,6 +159,7 @@ class Validation(Callback):
 
     def _write(self, training: Training) -> None:
         self.kept = True
+        training.model.settle()
         if self.folder is None:
             state = training.model.state_dict()
             self.weights = {name: value.detach().cpu().clone() for name, value in state.items()}
@@ -199,7 +200,9 @@ def record(history: History, training: Training, split: str, loss: float, **colu
     if not training.trainer.is_global_zero:
         return
     model = training.model
-    known = in_units(loss, model.dimensions) if model.likelihood != "none" else {"loss": loss}
+    # what the players of a game lower is no likelihood
+    in_nats = model.likelihood != "none" and (split == "validation" or len(training.players) == 1)
+    known = in_units(loss, model.dimensions) if in_nats else {"loss": loss}
     row = history.add(
         step=training.step,
         epoch=training.epoch,

@@ -38,7 +38,7 @@ class SafeCheckpointIO(CheckpointIO):
 
 
 def make_trainer(
-    options: TrainingOptions, callbacks: Sequence[Any], folder: Path | None
+    options: TrainingOptions, callbacks: Sequence[Any], folder: Path | None, game: bool = False
 ) -> lightning.Trainer:
     """A Trainer for the options.
 
@@ -46,6 +46,7 @@ def make_trainer(
         options: device, precision, processes and logger are read off them.
         callbacks: what happens between the steps.
         folder: where loggers write, or None.
+        game: whether several players move in turns, each some of the weights.
 
     Raises:
         UsageError: if the machine does not have what is asked for.
@@ -55,7 +56,7 @@ def make_trainer(
     return lightning.Trainer(
         accelerator=accelerator,
         devices=processes,
-        strategy=_strategy(processes, accelerator),
+        strategy=_strategy(processes, accelerator, game),
         precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
         callbacks=list(callbacks),
         logger=_logger(options, folder),
@@ -84,16 +85,21 @@ def _accelerator(options: TrainingOptions, processes: int) -> str:
     return "cuda"
 
 
-def _strategy(processes: int, accelerator: str) -> Any:
-    """DDP. On the CPU new processes are forked from one that has torch imported already."""
+def _strategy(processes: int, accelerator: str, game: bool) -> Any:
+    """DDP. On the CPU new processes are forked from one that has torch imported already.
+
+    In a game each backward pass reaches one player's weights: DDP must look which.
+    """
     if launched_from_outside():
-        return DDPStrategy() if int(os.environ["WORLD_SIZE"]) > 1 else "auto"
+        several = int(os.environ["WORLD_SIZE"]) > 1
+        return DDPStrategy(find_unused_parameters=game) if several else "auto"
     if processes == 1:
         return "auto"
+    start = "spawn"
     if accelerator == "cpu" and "forkserver" in multiprocessing.get_all_start_methods():
         multiprocessing.set_forkserver_preload(["steadyflow.training.session"])
-        return DDPStrategy(start_method="forkserver")
-    return DDPStrategy(start_method="spawn")
+        start = "forkserver"
+    return DDPStrategy(start_method=start, find_unused_parameters=game)  # type: ignore[arg-type]
 
 
 def _logger(options: TrainingOptions, folder: Path | None) -> Any:

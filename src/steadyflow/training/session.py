@@ -82,7 +82,8 @@ def train(
         own = [Recording(history), validation]
         own += [Checkpoints(folder / CHECKPOINT)] if folder else []
         own += [Progress()] if options.progress else []
-        trainer = make_trainer(options, [*callbacks, *own], folder)
+        game = len(model.players()) > 1
+        trainer = make_trainer(options, [*callbacks, *own], folder, game)
         if create is not None and is_main_process():
             create()
         with _interruptible(trainer) if spawns else contextlib.nullcontext():

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import math
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import lightning
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from steadyflow.models.model import GenerativeModel
+from steadyflow.models.players import Player
 from steadyflow.training.averaging import WeightAverage
 from steadyflow.training.batches import Batch, Batches
 from steadyflow.training.budget import Budget, learning_rate
@@ -41,8 +43,9 @@ class Training(lightning.LightningModule):
         options: how.
 
     Attributes:
+        players: who moves in a step; a single one unless the model is a game.
         step: steps done.
-        loss, gradient_norm, rate: of the last step; the loss is the mean over the processes.
+        loss, gradient_norm, rate: of the last move; the loss is the mean over the processes.
         clock: seconds of training so far, the same in every process.
         reserve: seconds to keep back for the last validation.
         progress: the share of the budget that is used up, from 0 to 1; the same in every process.
@@ -60,11 +63,12 @@ class Training(lightning.LightningModule):
         self.guard = NonFiniteGuard()
         self.interruption = Interruption()
         self.average: WeightAverage
+        self.players: tuple[Player, ...] = ()
         self.step = 0
         self.loss = self.gradient_norm = self.rate = math.nan
         self.clock = self.reserve = self.progress = 0.0
         self.stopped = self.message = ""
-        self._began = 0.0
+        self._began, self._interrupted = 0.0, False
         self._restored: dict[str, Any] | None = None
 
     @property
@@ -73,25 +77,19 @@ class Training(lightning.LightningModule):
         return self.step / self.batches.steps_per_epoch
 
     def training_step(self, dataloader_iter: Any) -> None:
-        """One step: gradients, clipping, the guard, Adam, the average.
+        """One step: every player's move, and the average.
 
         The batch follows from the step; taking Lightning's iterator instead of its batch spares
         the work that it does on every batch.
         """
         seed_everything(self.options.seed, self.step, self.global_rank)
-        optimizer: Any = self.optimizers()
         self.rate = learning_rate(self.options, self.step, self.progress)
-        optimizer.param_groups[0]["lr"] = self.rate
-
         self.model.begin_step(self.progress)
-        loss = self._backward(*self.to_device(self.batches.batch(self.step)))
-        interrupted = self._agree(loss)
-        self.gradient_norm = self._clip()
-        finite = math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+        batch = self.to_device(self.batches.batch(self.step))
+        moving = [i for i, player in enumerate(self.players) if player.moves(self.step)]
+        finite = all([self._move(i, batch) for i in moving])
         if finite:
-            optimizer.step()
             self.average.update()
-        optimizer.zero_grad()
 
         self.step += 1
         self.progress = self.budget.progress(self.step, self.clock + self.reserve)
@@ -100,7 +98,7 @@ class Training(lightning.LightningModule):
             self.stop("failed", self.guard.explanation(self.rate))
         elif self.progress >= 1:
             self.trainer.should_stop = True
-        elif interrupted:
+        elif self._interrupted:
             self.stop(
                 "interrupted",
                 f"training was interrupted after step {self.step}; its best weights are kept",
@@ -122,15 +120,19 @@ class Training(lightning.LightningModule):
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             tensor.data = tensor.data.clone()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW in one fused kernel."""
-        return torch.optim.AdamW(
-            self.model.parameters(),
-            lr=self.options.learning_rate,
-            betas=self.options.betas,
-            weight_decay=self.options.weight_decay,
-            fused=True,
-        )
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """AdamW in one fused kernel, for each player."""
+        self.players = self.model.players()
+        return [
+            torch.optim.AdamW(
+                player.parameters,
+                lr=self.options.learning_rate,
+                betas=self.options.betas,
+                weight_decay=self.options.weight_decay,
+                fused=True,
+            )
+            for player in self.players
+        ]
 
     def train_dataloader(self) -> Any:
         """An endless one, for Lightning to count steps with."""
@@ -146,14 +148,17 @@ class Training(lightning.LightningModule):
         self.batches.share(self.global_rank, self.trainer.world_size)
         if self.device.type == "cuda" and self.batches.bytes < self._room():
             self.batches.to(self.device)
-        self._trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.average = WeightAverage(self._trained, self.options.ema)
+        trained = [p for player in self.players for p in player.parameters]
+        self.average = WeightAverage(trained, self.options.ema)
         if self._restored is not None:
             self.average.load_state_dict(self._restored["average"])
             self._restored = None
         self._began = time.monotonic() - self.clock
         self.progress = self.budget.progress(self.step, self.clock + self.reserve)
-        self._loss = torch.compile(self.model.loss) if self.options.compile else self.model.loss
+        optimizers: Any = self.optimizers()
+        self._optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        compiled = torch.compile if self.options.compile else lambda loss: loss
+        self._losses = [compiled(player.loss) for player in self.players]
         self.interruption.install()
 
     def on_train_end(self) -> None:
@@ -186,15 +191,41 @@ class Training(lightning.LightningModule):
         self.guard.load_state_dict(state["guard"])
         self._restored = state
 
-    def _backward(self, x: Tensor, y: Tensor | None, weight: float) -> Tensor:
-        """Accumulates the gradient of this process's part of the loss; gives that part."""
+    def _move(self, i: int, batch: Batch) -> bool:
+        """A player's move: gradients, clipping, the guard, Adam. Says whether all was finite."""
+        player, optimizer = self.players[i], self._optimizers[i]
+        optimizer.param_groups[0]["lr"] = player.rate * self.rate
+        with self._others_still(player):
+            loss = self._backward(i, *batch)
+        self._interrupted = self._agree(loss)
+        self.gradient_norm = self._clip(player)
+        finite = math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+        if finite:
+            optimizer.step()
+        optimizer.zero_grad()
+        return finite
+
+    @contextlib.contextmanager
+    def _others_still(self, player: Player) -> Iterator[None]:
+        """Within the block only this player's weights get gradients."""
+        others = [p for q in self.players if q is not player for p in q.parameters]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
+
+    def _backward(self, i: int, x: Tensor, y: Tensor | None, weight: float) -> Tensor:
+        """Accumulates the gradient of this process's part of a loss; gives that part."""
         parts = min(self.options.accumulate, len(x))
         xs = x.tensor_split(parts)
         ys = [None] * parts if y is None else y.tensor_split(parts)
         total = x.new_zeros((), dtype=torch.float64)
         for part, (xi, yi) in enumerate(zip(xs, ys, strict=True)):
             with contextlib.nullcontext() if part == parts - 1 else self._without_sync():
-                loss = self._loss(xi, yi) * (weight * len(xi) / len(x))
+                loss = self._losses[i](xi, yi) * (weight * len(xi) / len(x))
                 self.manual_backward(loss)
             total += loss.detach()
         return total
@@ -222,9 +253,9 @@ class Training(lightning.LightningModule):
         self.loss, self.clock, self.reserve = means[:3]
         return means[3] > 0
 
-    def _clip(self) -> float:
-        """Shortens the gradient if it is too long; gives its length before."""
-        gradients = [p.grad for p in self._trained if p.grad is not None]
+    def _clip(self, player: Player) -> float:
+        """Shortens a player's gradient if it is too long; gives its length before."""
+        gradients = [p.grad for p in player.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients).item()
         if 0 < self.options.clip < norm < math.inf:
             torch._foreach_mul_(gradients, self.options.clip / norm)
