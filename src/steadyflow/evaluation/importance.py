@@ -5,8 +5,8 @@
     k                                         shape of the generalised Pareto law of the largest w
 
 Moments of w beyond the 1/k-th do not exist: with k > 1/2 its variance is infinite and the ESS
-means little, beyond 0.7 no practical number of draws helps, whatever the ESS says. The k is that of
-q against p, so it also says whether a variational q is near enough to p to be corrected by weights.
+means little, beyond 0.7 no practical number of draws helps, whatever the ESS says. k also says
+whether a variational q is near enough to p to be corrected by weights.
 
 Vehtari, Simpson, Gelman, Yao & Gabry, "Pareto Smoothed Importance Sampling" (JMLR 2024); the fit
 of the tail is that of Zhang & Stephens, "A New and Efficient Estimation Method for the Generalized
@@ -74,11 +74,11 @@ class ImportanceWeights:
             k, size = float(self.pareto_k), float(self.effective_sample_size)
             return f"Pareto k {k:.2f} ({in_words(k, self.limit)}), ESS {size:,.0f} of {share}"
         middle, worst = float(self.pareto_k.median()), float(self.pareto_k.max())
+        size = float(self.effective_sample_size.median())
         bad, count = int((~self.reliable).sum()), self.pareto_k.numel()
         return (
-            f"Pareto k {middle:.2f} in the median, {worst:.2f} at most; {bad:,} of {count:,} above "
-            f"{self.limit:.2f}; ESS {float(self.effective_sample_size.median()):,.0f} of {share} "
-            "in the median"
+            f"Pareto k {middle:.2f} in the median, {worst:.2f} at most; {bad:,} of {count:,} "
+            f"above {self.limit:.2f}; ESS {size:,.0f} of {share} in the median"
         )
 
 
