@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,14 +52,16 @@ class Base(nn.Module):
         raise NotImplementedError
 
     def _uniform(self, n: int, generator: torch.Generator | None) -> Tensor:
-        like = self._like
-        shape = (n, *self.event_shape)
-        return torch.rand(shape, generator=generator, dtype=like.dtype, device=like.device)
+        return self._draw(torch.rand, n, generator)
 
     def _normal(self, n: int, generator: torch.Generator | None) -> Tensor:
-        like = self._like
+        return self._draw(torch.randn, n, generator)
+
+    def _draw(self, law: Any, n: int, generator: torch.Generator | None) -> Tensor:
+        # a generator draws on its own device: the same seed gives the same draws on all others
+        device = self.device if generator is None else generator.device
         shape = (n, *self.event_shape)
-        return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+        return law(shape, generator=generator, dtype=self.dtype, device=device).to(self.device)
 
     def extra_repr(self) -> str:
         """The event shape, for the printed model."""

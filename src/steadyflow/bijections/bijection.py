@@ -122,9 +122,10 @@ class Chain(Bijection):
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Initialises each bijection on what the ones before it make of the batch."""
-        for bijection in self.bijections:
+        for place, bijection in enumerate(self.bijections, 1):
             bijection.initialize(x, context)
-            x, _ = bijection(x, context)
+            if place < len(self.bijections):  # nobody sees what the last one makes of it
+                x, _ = bijection(x, context)
 
     def output_shape(self, event_shape: Shape) -> Shape:
         """The shape that the last bijection ends with."""

@@ -95,14 +95,16 @@ class _Reversible(torch.autograd.Function):
         ctx.replays, kept = [], []
         cast = _Cast.here(x.device)
         z, log_dets = x, []
+        before = _random_state(x.device)
         with cast.again():
             for layer in layers:
                 if not layer.closed_form_inverse:
                     kept.append(z)
-                before = _random_state(x.device)
                 z, log_det = layer(z, context)
                 log_dets.append(log_det)
-                ctx.replays.append(_Replay(cast, _if_used(before, _random_state(x.device))))
+                after = _random_state(x.device)
+                ctx.replays.append(_Replay(cast, _if_used(before, after)))
+                before = after
         ctx.save_for_backward(x, context, z, *kept)
         return z, sum(log_dets[1:], start=log_dets[0])
 

@@ -208,8 +208,8 @@ class MultiScale(Bijection):
         """Initialises scale after scale."""
         for level, scale in enumerate(self.scales):
             scale.initialize(x, context)
-            x, _ = scale(x, context)
             if level < len(self.priors):
+                x, _ = scale(x, context)
                 self.priors[level].initialize(x, context)
                 x, _ = self.priors[level](x, context)
                 x = x.chunk(2, 1)[0]

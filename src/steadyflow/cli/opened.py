@@ -86,17 +86,19 @@ def open_model(source: str) -> Opened:
         raise UsageError(f"there is no run '{source}': {_nearest(folder)}")
     if folder.is_file():
         raise UsageError(f"'{source}' is a file: give a run folder, or a saved model's folder")
+    from steadyflow.evaluation.access import on_accelerator
     from steadyflow.models import GenerativeModel
 
-    return Opened(source, GenerativeModel.from_pretrained(source), None)
+    return Opened(source, on_accelerator(GenerativeModel.from_pretrained(source)), None)
 
 
 def from_run(folder: Path, source: str | None = None) -> Opened:
     """The trained model of a run folder."""
+    from steadyflow.evaluation.access import on_accelerator
     from steadyflow.training import Run
 
     run = Run.open(folder)
-    return Opened(source or str(folder), run.model().eval(), run)
+    return Opened(source or str(folder), on_accelerator(run.model().eval()), run)
 
 
 def open_run(source: str) -> Opened:

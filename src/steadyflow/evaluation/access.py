@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from steadyflow.errors import UsageError
 from steadyflow.flow import Flow
+from steadyflow.networks.precision import full_convolutions
 
 Model = Any  # a GenerativeModel or a Flow: what is used is checked where it is used
 
@@ -30,7 +31,7 @@ def at_rest(model: Model, seed: int) -> Iterator[None]:
     try:
         for module in modules:
             module.training = False
-        with torch.random.fork_rng(devices=cuda), torch.no_grad():
+        with torch.random.fork_rng(devices=cuda), torch.no_grad(), full_convolutions():
             torch.random.default_generator.manual_seed(seed)
             if cuda:
                 with torch.cuda.device(device):
@@ -48,6 +49,11 @@ def place(model: Model) -> tuple[torch.device, torch.dtype]:
             if tensor.is_floating_point():
                 return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.get_default_dtype()
+
+
+def on_accelerator(model: Model) -> Model:
+    """The model on the GPU, if the process sees one (CUDA_VISIBLE_DEVICES="" hides them)."""
+    return model.to("cuda") if torch.cuda.is_available() else model
 
 
 def bring(model: Model, x: Tensor) -> Tensor:

@@ -183,6 +183,7 @@ class GenerativeModel(nn.Module):
             raise ValueError(
                 f"this {type(self).__name__} needs a context of {self.context_features} numbers"
             )
+        context = context.to(self.context_mean.device)
         if context.dim() == 1:
             context = context[None]
         if context.dim() != 2 or context.shape[1] != self.context_features:
@@ -224,7 +225,8 @@ class GenerativeModel(nn.Module):
                     f"class label {low if low < 0 else high} is out of range: "
                     f"this model knows 0 to {classes - 1}"
                 )
-        context = F.one_hot(labels.long().reshape(-1), classes)
+        here = next(self.parameters()).device
+        context = F.one_hot(labels.to(here).long().reshape(-1), classes)
         return self._rows(context.to(torch.get_default_dtype()), batch)
 
     @staticmethod

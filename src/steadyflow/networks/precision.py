@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -13,3 +14,18 @@ def full_precision(x: Tensor) -> contextlib.AbstractContextManager:
     if torch.is_autocast_enabled(x.device.type):
         return torch.autocast(x.device.type, enabled=False)
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def full_convolutions() -> Iterator[None]:
+    """Float32 convolutions on GPUs with all of their digits, and afterwards as it was before.
+
+    By default cuDNN rounds the inputs of float32 convolutions to ten bits (TF32). A coupling then
+    differs by a thousandth between the two directions, and pixels do not come back.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -36,8 +36,9 @@ class TimeFeatures(nn.Module):
 
     def forward(self, t: Tensor, batch: int, dtype: torch.dtype) -> Tensor:
         """() or (batch,) to (batch, features)."""
-        phase = t.to(dtype).reshape(-1, 1) * self.rates.to(dtype)
-        features = torch.cat((t.to(dtype).reshape(-1, 1), torch.cos(phase), torch.sin(phase)), 1)
+        t = t.to(self.rates.device, dtype).reshape(-1, 1)
+        phase = t * self.rates.to(dtype)
+        features = torch.cat((t, torch.cos(phase), torch.sin(phase)), 1)
         return features.expand(batch, -1)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from steadyflow.evaluation import Evaluation, evaluate
+from steadyflow.evaluation.access import on_accelerator
 from steadyflow.report.gallery import held_out, write_pictures
 from steadyflow.report.page import write_report
 from steadyflow.storage import replace_file
@@ -38,7 +39,8 @@ def build(
         the path of report.html.
     """
     folder = Path(run.folder)
-    model, dataset = run.model().eval(), run.data() if data is None else data
+    model = on_accelerator(run.model().eval())
+    dataset = run.data() if data is None else data
     if evaluation is None and not refresh:
         evaluation = load_evaluation(folder)
     if evaluation is None:

@@ -16,6 +16,7 @@ import torch
 from steadyflow.data import Dataset, Split
 from steadyflow.errors import TrainingError, UsageError
 from steadyflow.models.model import WEIGHTS
+from steadyflow.networks.precision import full_convolutions
 from steadyflow.training import checkpoint
 from steadyflow.training.batches import Batches
 from steadyflow.training.callbacks import Checkpoints, Recording, Validation
@@ -73,9 +74,6 @@ def train(
         batches = Batches(_examples(dataset.train, model), options.batch_size, options.seed)
         training = Training(model, batches, options)
         begin = None if create is not None else _begin(training, folder)
-        if begin is None:
-            model.initialize(*batches.first(options.initialization_examples))
-
         history = History(folder and folder / METRICS)
         examples = _examples(dataset.validation, model)
         validation = Validation(examples, history, folder and folder / MODEL)
@@ -84,6 +82,8 @@ def train(
         own += [Progress()] if options.progress else []
         game = len(model.players()) > 1
         trainer = make_trainer(options, [*callbacks, *own], folder, game)
+        if begin is None:
+            _initialize(training, trainer.strategy.root_device)
         if create is not None and is_main_process():
             create()
         with _interruptible(trainer) if spawns else contextlib.nullcontext():
@@ -92,6 +92,13 @@ def train(
             assert folder is not None
             _take_over(checkpoint.load(folder / CHECKPOINT), training, validation)
         return _finish(training, validation, history, run)
+
+
+def _initialize(training: Training, device: torch.device) -> None:
+    """Sets the data-dependent parameters, on the device of the training, which is the faster."""
+    x, y = training.batches.first(training.options.initialization_examples)
+    training.model.to(device).initialize(x.to(device), None if y is None else y.to(device))
+    training.model.cpu()
 
 
 def _run(trainer: lightning.Trainer, training: Training, begin: Path | None) -> None:
@@ -144,6 +151,7 @@ def _finish(
     training: Training, validation: Validation, history: History, run: Run | None
 ) -> FitResult:
     model = training.model
+    model.cpu()  # where Lightning has left it already
     weights, rows = validation.weights, history.rows
     if validation.folder is not None:
         weights = safetensors.torch.load_file(validation.folder / WEIGHTS)
@@ -190,7 +198,8 @@ def _precision(model: GenerativeModel, options: TrainingOptions) -> Iterator[Non
         torch.set_default_dtype(torch.float64)
     model.train()
     try:
-        yield
+        with full_convolutions():
+            yield
     finally:
         torch.set_default_dtype(before)
 

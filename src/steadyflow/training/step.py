@@ -117,6 +117,7 @@ class Training(lightning.LightningModule):
         """A new process starts here: Lightning talks, and the weights are still everybody's."""
         super().__setstate__(state)
         hush()
+        torch.backends.cudnn.allow_tf32 = False  # as in the process that it was started by
         for tensor in (*self.model.parameters(), *self.model.buffers()):
             tensor.data = tensor.data.clone()
 
