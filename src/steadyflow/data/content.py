@@ -33,7 +33,7 @@ def column_names(columns: Sequence[str] | None, width: int) -> list[str]:
 
 
 def checked_vectors(
-    x: np.ndarray, columns: Sequence[str] | None, where: str
+    x: np.ndarray, columns: Sequence[str] | None, where: str, first: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numbers as float32, and which columns hold integers only.
 
@@ -41,6 +41,7 @@ def checked_vectors(
         x: any real, integer or boolean type, (N, D); not copied if it is float32.
         columns: D names for the messages, or None.
         where: the name of the source, for the messages.
+        first: how many rows of the source come before these.
 
     Returns:
         x as float32 (N, D), and a bool array (D,) that is true for integer-valued columns.
@@ -53,13 +54,14 @@ def checked_vectors(
     names = column_names(columns, x.shape[1])
     if x.dtype.kind == "f":
         cure = "fill them in or remove those rows"
-        _refuse(np.isnan(x), names, where, "missing (NaN) values", cure)
-        _refuse(np.isinf(x), names, where, "infinite values", "remove those rows")
+        _refuse(np.isnan(x), names, where, "missing (NaN) values", cure, first)
+        _refuse(np.isinf(x), names, where, "infinite values", "remove those rows", first)
     with np.errstate(over="ignore"):
         narrow = x.astype(np.float32, copy=False)
     if x.dtype.itemsize > narrow.dtype.itemsize:
         what = "values beyond 3.4e38, float32's range"
-        _refuse(np.isinf(narrow), names, where, what, "divide it or take its logarithm")
+        cure = "divide it or take its logarithm"
+        _refuse(np.isinf(narrow), names, where, what, cure, first)
     return narrow, _integer_columns(x)
 
 
@@ -146,7 +148,7 @@ def checked_labels(labels: Sequence[np.ndarray], where: str) -> tuple[list[np.nd
         DataError: for labels that are missing or are not classes.
     """
     flat = [_flat(label, where) for label in labels]
-    together = _as_integers(np.concatenate(flat), where)
+    together = as_integers(np.concatenate(flat), where)
     values, codes = np.unique(together, return_inverse=True)
     if values.dtype.kind in "iu" and values[0] == 0 and values[-1] < 2 * len(values):
         values, codes = np.arange(values[-1] + 1), together
@@ -168,7 +170,9 @@ def _check_type_and_size(x: np.ndarray, where: str) -> None:
         raise DataError(f"{where}: nothing in it, its shape is {x.shape}: give at least two rows")
 
 
-def _refuse(bad: np.ndarray, names: list[str], where: str, what: str, cure: str) -> None:
+def _refuse(
+    bad: np.ndarray, names: list[str], where: str, what: str, cure: str, first: int
+) -> None:
     if not bad.any():
         return
     counts = bad.sum(axis=0)
@@ -176,7 +180,7 @@ def _refuse(bad: np.ndarray, names: list[str], where: str, what: str, cure: str)
     rows = int(bad.any(axis=1).sum())
     raise DataError(
         f"{where}: column {listed(guilty)} has {what}, in {rows} of {len(bad)} rows (the first "
-        f"is row {int(bad.any(axis=1).argmax()) + 1}): {cure}"
+        f"is row {first + int(bad.any(axis=1).argmax()) + 1}): {cure}"
     )
 
 
@@ -200,7 +204,12 @@ def _flat(label: np.ndarray, where: str) -> np.ndarray:
     return label
 
 
-def _as_integers(labels: np.ndarray, where: str) -> np.ndarray:
+def as_integers(labels: np.ndarray, where: str) -> np.ndarray:
+    """Labels as integers where they can be; strings that are no numbers stay as they are.
+
+    Raises:
+        DataError: for labels that are missing or are not classes.
+    """
     if labels.dtype.kind == "b":
         return labels.astype(np.int64)
     if labels.dtype.kind == "S":

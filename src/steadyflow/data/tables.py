@@ -54,10 +54,8 @@ def read(
     names = list(table)
     kept = choose(names, columns=columns, drop=drop, label=label, where=str(path))
     chosen = [names[i] for i in kept]
-    x = np.stack([_numbers(table[name], name, path) for name in chosen], axis=1)
-    return Pieces(
-        train=(x, None if label is None else _labels(table, label, path)), columns=chosen
-    )
+    x = np.stack([numbers(table[name], name, path) for name in chosen], axis=1)
+    return Pieces(train=(x, None if label is None else labels(table, label, path)), columns=chosen)
 
 
 def read_csv(path: Path) -> Table:
@@ -67,7 +65,7 @@ def read_csv(path: Path) -> Table:
         DataError: if it is not text in UTF-8, has rows of different lengths, or no rows.
     """
     rows = _rows(path)
-    header = not any(_is_number(cell) for cell in rows[0])
+    header = not any(is_number(cell) for cell in rows[0])
     names = rows[0] if header else [str(i) for i in range(len(rows[0]))]
     if "" in names:
         raise DataError(
@@ -102,7 +100,7 @@ def read_parquet(path: Path) -> Table:
     if not table.num_rows:
         raise DataError(f"{path} has no rows")
     choose(table.column_names, where=str(path))
-    return {name: _arrow_values(table.column(name)) for name in table.column_names}
+    return {name: arrow_values(table.column(name)) for name in table.column_names}
 
 
 def _rows(path: Path) -> list[list[str]]:
@@ -142,7 +140,8 @@ def _text(path: Path) -> str:
     return text
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a cell is one."""
     try:
         float(cell)
     except ValueError:
@@ -150,46 +149,58 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _numbers(cells: np.ndarray, name: str, path: Path) -> np.ndarray:
+def numbers(cells: np.ndarray, name: str, path: Path, first: int = 0) -> np.ndarray:
+    """The cells of a column as float64: (rows,).
+
+    Args:
+        cells: strings or numbers.
+        name: of the column, for the messages.
+        path: of the file, for the messages.
+        first: how many rows of the file come before these.
+
+    Raises:
+        DataError: for gaps, or anything but numbers.
+    """
     if cells.dtype.kind == "U":
         try:
-            return _present(cells.astype(np.float64), name, path)
+            return _present(cells.astype(np.float64), name, path, first)
         except ValueError as error:
-            _explain(cells, name, path, error)
-    return _present(cells, name, path)
+            _explain(cells, name, path, error, first)
+    return _present(cells, name, path, first)
 
 
-def _explain(cells: np.ndarray, name: str, path: Path, error: ValueError) -> None:
+def _explain(cells: np.ndarray, name: str, path: Path, error: ValueError, first: int) -> None:
     """Says why the cells of a column are not numbers: text, or gaps."""
     if isinstance(error, DataError):
         raise error
     gaps = np.array([cell.strip().lower() in MISSING for cell in cells])
-    text = [i for i in np.flatnonzero(~gaps) if not _is_number(cells[i])]
+    text = [i for i in np.flatnonzero(~gaps) if not is_number(cells[i])]
     if not text:
-        raise _missing(gaps, name, path)
+        raise _missing(gaps, name, path, first)
     raise DataError(
-        f"{path}: column '{name}' is not numbers, it has '{cells[text[0]]}' in row {text[0] + 1}: "
-        f"leave it out with drop=['{name}'], name the columns to model with columns=, or make it "
-        f"the class with label='{name}'"
+        f"{path}: column '{name}' is not numbers, it has '{cells[text[0]]}' in row "
+        f"{first + text[0] + 1}: leave it out with drop=['{name}'], name the columns to model "
+        f"with columns=, or make it the class with label='{name}'"
     )
 
 
-def _present(numbers: np.ndarray, name: str, path: Path) -> np.ndarray:
-    gaps = np.isnan(numbers) if numbers.dtype.kind == "f" else np.zeros(1, dtype=bool)
+def _present(values: np.ndarray, name: str, path: Path, first: int = 0) -> np.ndarray:
+    gaps = np.isnan(values) if values.dtype.kind == "f" else np.zeros(1, dtype=bool)
     if gaps.any():
-        raise _missing(gaps, name, path)
-    return numbers.astype(np.float64, copy=False)
+        raise _missing(gaps, name, path, first)
+    return values.astype(np.float64, copy=False)
 
 
-def _missing(gaps: np.ndarray, name: str, path: Path) -> DataError:
+def _missing(gaps: np.ndarray, name: str, path: Path, first: int = 0) -> DataError:
     return DataError(
         f"{path}: column '{name}' has missing values in {gaps.sum()} of {len(gaps)} rows (the "
-        f"first is row {gaps.argmax() + 1}): fill them in, remove those rows, or leave the column "
-        f"out with drop=['{name}']"
+        f"first is row {first + gaps.argmax() + 1}): fill them in, remove those rows, or leave "
+        f"the column out with drop=['{name}']"
     )
 
 
-def _labels(table: Table, label: str, path: Path) -> np.ndarray:
+def labels(table: Table, label: str, path: Path) -> np.ndarray:
+    """The column of the classes: (rows,); a gap is a DataError."""
     cells = table[label]
     if cells.dtype.kind == "f":
         return _present(cells, label, path)
@@ -200,7 +211,7 @@ def _labels(table: Table, label: str, path: Path) -> np.ndarray:
     return cells
 
 
-def _arrow_values(column) -> np.ndarray:
+def arrow_values(column) -> np.ndarray:
     """Numbers as numpy numbers (gaps become NaN), everything else as strings (gaps '')."""
     types = require("pyarrow.types", "parquet", "reading Parquet")
     kind = column.type
