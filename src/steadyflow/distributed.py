@@ -9,7 +9,7 @@ every worker can read them; what travels is the function, the names and small re
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 from steadyflow.errors import UsageError, require
@@ -60,7 +60,7 @@ def map_files(
 
 def _results(
     function: Callable[[str], R], files: Sequence[str], workers: int, scheduler: str | None
-) -> Iterator[tuple[str, R]]:
+) -> Generator[tuple[str, R], None, None]:
     if not workers and scheduler is None:
         for file in files:
             yield file, function(file)
