@@ -30,6 +30,7 @@ from numpy.polynomial import Chebyshev
 from torch import Tensor
 
 from steadyflow.errors import unknown
+from steadyflow.tracing import recording
 
 KINDS = ("data", "noise", "score", "velocity", "v")
 LOSSES = ("noise", "data", "v", "edm", "velocity", "likelihood")
@@ -189,7 +190,7 @@ class Path:
         """Times as float64, if they lie in the path's range."""
         t = torch.as_tensor(t, dtype=torch.float64)
         slack = 1e-9 * (1 + abs(self.t_max))
-        if t.numel() and not torch.compiler.is_compiling():
+        if t.numel() and not recording():
             low, high = float(t.min()), float(t.max())
             if not (low >= self.t_min - slack and high <= self.t_max + slack):
                 raise ValueError(

@@ -50,6 +50,7 @@ class Diffusion(ProbabilityFlowModel):
     """
 
     name = "diffusion"
+    replayable = True
 
     def __init__(
         self,

@@ -110,6 +110,11 @@ class FlowMatching(ProbabilityFlowModel):
         self.objective, self.teacher, self.pairs = objective, teacher, pairs
         self._pool: tuple[Tensor, Tensor, Tensor | None] | None = None
 
+    @property
+    def replayable(self) -> bool:  # type: ignore[override]
+        """Whether a GPU may replay a step; pairing and teachers decide their steps by the data."""
+        return self.objective == "match" and self.pairing != "optimal"
+
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The error of the velocity at one random time for each example, a scalar."""
         n = len(x)

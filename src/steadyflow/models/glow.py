@@ -135,6 +135,11 @@ class Glow(FlowModel):
             dequantization=self._dequantization(dequantization, bits),
         )
 
+    @property
+    def replayable(self) -> bool:  # type: ignore[override]
+        """Whether a GPU may replay a step; recomputing reads random states in between."""
+        return not self.reversible
+
     @torch.no_grad()
     def drift(self) -> float:
         """The largest relative error with which reversible training got back a level's input."""

@@ -49,6 +49,7 @@ class MAF(FlowModel):
     """
 
     name = "maf"
+    replayable = True
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from steadyflow.flow import Flow
 from steadyflow.models.players import Player, parameters_of
 from steadyflow.storage import recover_folder, replace_file, replace_folder
+from steadyflow.tracing import recording
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -72,9 +73,12 @@ class GenerativeModel(nn.Module):
     Attributes:
         name: what the command line calls the model.
         config: the arguments that it was built with.
+        replayable: whether `loss` is the same sequence of tensor operations at every call, with no
+            numbers that Python draws or decides and no `metrics`, so that a GPU may replay it (`training.replay`).
     """
 
     name: str
+    replayable = False
     config: dict[str, Any]
     _resolved: dict[str, Any] = {}  # noqa: RUF012 - arguments as they are to be recorded
     context_mean: Tensor
@@ -217,8 +221,8 @@ class GenerativeModel(nn.Module):
                 f"class labels must be integers of shape ({batch},), "
                 f"got {labels.dtype} of shape {tuple(labels.shape)}"
             )
-        # compiled code can not branch on values: there one_hot itself refuses a wrong label
-        if not torch.compiler.is_compiling() and labels.numel():
+        # where values can not be read, one_hot itself refuses a wrong label
+        if not recording() and labels.numel():
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high >= classes:
                 raise ValueError(

@@ -47,6 +47,7 @@ class NICE(FlowModel):
     """
 
     name = "nice"
+    replayable = True
 
     def __init__(
         self,

@@ -64,6 +64,7 @@ class RealNVP(FlowModel):
     """
 
     name = "realnvp"
+    replayable = True
 
     def __init__(
         self,

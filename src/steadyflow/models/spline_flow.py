@@ -67,6 +67,7 @@ class SplineFlow(FlowModel):
     """
 
     name = "spline-flow"
+    replayable = True
 
     def __init__(
         self,

@@ -44,6 +44,8 @@ class TrainingOptions:
         log: where metrics go besides metrics.csv: 'csv' (nowhere), 'tensorboard' or 'wandb'.
         progress: show a progress bar, if the output is a terminal.
         compile: compile the loss with torch.compile; slow to start, faster afterwards.
+        replay: 'auto' records the step as a CUDA graph, on one GPU, for models whose steps are all
+            alike: launching a step then takes no time; 'off' does not.
 
     Raises:
         UsageError: for a value out of its range, naming the option and what it may be.
@@ -78,6 +80,7 @@ class TrainingOptions:
     log: Literal["csv", "tensorboard", "wandb"] = "csv"
     progress: bool = True
     compile: bool = False
+    replay: Literal["auto", "off"] = "auto"
 
     def __post_init__(self):
         for name in ("epochs", "minutes"):
@@ -141,6 +144,7 @@ class TrainingOptions:
             "schedule": ("cosine", "constant"),
             "precision": ("float32", "bf16-mixed", "float64"),
             "device": ("auto", "cpu", "cuda"),
+            "replay": ("auto", "off"),
             "log": ("csv", "tensorboard", "wandb"),
         }
         for name, known in choices.items():

@@ -29,6 +29,7 @@ from steadyflow.training.options import TrainingOptions
 from steadyflow.training.processes import started_by_fit
 from steadyflow.training.quietness import hush
 from steadyflow.training.randomness import seed_everything
+from steadyflow.training.replay import Replay
 
 DATA_SHARE = 0.25  # of the free memory of a GPU may be taken by the examples
 STATE = "steadyflow"  # the key of our own state in a checkpoint
@@ -160,6 +161,7 @@ class Training(lightning.LightningModule):
         self._optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         compiled = torch.compile if self.options.compile else lambda loss: loss
         self._losses = [compiled(player.loss) for player in self.players]
+        self._replay = self._recorder()
         self.interruption.install()
 
     def on_train_end(self) -> None:
@@ -197,7 +199,10 @@ class Training(lightning.LightningModule):
         player, optimizer = self.players[i], self._optimizers[i]
         optimizer.param_groups[0]["lr"] = player.rate * self.rate
         with self._others_still(player):
-            loss = self._backward(i, *batch)
+            if self._replay is not None:
+                loss = self._replay(*batch[:2])
+            else:
+                loss = self._backward(i, *batch)
         self._interrupted = self._agree(loss)
         self.gradient_norm = self._clip(player)
         finite = math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
@@ -230,6 +235,18 @@ class Training(lightning.LightningModule):
                 self.manual_backward(loss)
             total += loss.detach()
         return total
+
+    def _recorder(self) -> Replay | None:
+        """Replays the step of a single player as a CUDA graph, where that is possible."""
+        alone = self.trainer.world_size == 1 and len(self.players) == 1
+        able = alone and self.model.replayable and not self.options.compile
+        if self.options.replay == "off" or self.device.type != "cuda" or not able:
+            return None
+        return Replay(
+            lambda x, y: self._backward(0, x, y, 1.0),
+            self.players[0].parameters,
+            lambda: seed_everything(self.options.seed, self.step, self.global_rank),
+        )
 
     def _room(self) -> float:
         """The bytes of the GPU's memory that the examples may take."""

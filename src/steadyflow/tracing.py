@@ -1,0 +1,19 @@
+"""Whether the values of tensors may be read: not while a program of tensor operations is recorded.
+
+Checks of values (labels in range, pixels in range) ask here first: torch.compile can not branch on
+values, and a CUDA graph must not wait for the GPU.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def recording() -> bool:
+    """True while torch.compile traces or a CUDA graph is captured.
+
+    Example:
+        >>> recording()
+        False
+    """
+    return torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing()
