@@ -16,4 +16,6 @@ def recording() -> bool:
         >>> recording()
         False
     """
-    return torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing()
+    if torch.compiler.is_compiling():
+        return True
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()

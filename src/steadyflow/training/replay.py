@@ -5,9 +5,9 @@ launches them. A graph launches them all at once. What is recorded is the loss a
 clipping, the optimiser and the average are few, large operations and stay outside.
 
 Only a loss that is the same sequence of tensor operations at every call can be replayed: a model
-says so by `replayable`. Noise is fresh in each replay: a graph reads the generator's seed when it is
-launched. The first steps run as usual; then the recording is compared with one of them, and
-if it can not be made or differs, training goes on without it and says so.
+says so by `replayable`. Noise is fresh in each replay, since a graph reads the seed of the
+generator when it is launched. The first steps run as usual; then the recording is compared with
+one of them, and if it can not be made or differs, training goes on without it and says so.
 """
 
 from __future__ import annotations
