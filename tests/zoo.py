@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from steadyflow.bases import HullNormal
 from steadyflow.bijections import (
     ActNorm,
     Additive,
@@ -32,6 +33,7 @@ from steadyflow.bijections import (
     HouseholderLinear,
     Inverse,
     InvertibleConvolution,
+    Leading,
     LearnedPrior,
     Logit,
     LULinear,
@@ -40,6 +42,7 @@ from steadyflow.bijections import (
     MultiScale,
     NormalizedConvolution,
     Permutation,
+    PrincipalAxes,
     RationalQuadraticSpline,
     Reverse,
     Scaling,
@@ -60,7 +63,9 @@ from steadyflow.models.maf import MAF
 from steadyflow.models.model import FlowModel
 from steadyflow.models.nice import NICE
 from steadyflow.models.realnvp import RealNVP
+from steadyflow.models.sentence_flow import SentenceFlow
 from steadyflow.models.spline_flow import SplineFlow
+from steadyflow.models.whitening import Whitening
 from steadyflow.networks import MLP, MaskedMLP, ResidualConvNet, VectorField
 
 CLIP = 10.0
@@ -152,6 +157,12 @@ def randomize(module: M, generator: torch.Generator, gain: float = 1.0) -> M:
                 part.std.copy_(torch.exp(0.3 * _normal(part.std, generator)))
             if isinstance(part, ActNorm):
                 part.initialized.fill_(True)
+            if isinstance(part, PrincipalAxes):
+                part.centre.copy_(_normal(part.centre, generator))
+                part.axes.copy_(torch.linalg.qr(_normal(part.axes.double(), generator))[0])
+                part.log_scale.copy_(0.3 * _normal(part.log_scale, generator))
+            if isinstance(part, HullNormal):
+                part.log_width.copy_(0.3 * _normal(part.log_width, generator))
         for parameter in module.parameters():
             fan_in = parameter[0].numel() if parameter.dim() > 1 else 1 / 0.09
             parameter.copy_(gain * _normal(parameter, generator) / math.sqrt(fan_in))
@@ -341,6 +352,10 @@ BIJECTIONS: dict[str, Case] = {
         (3,),
         compiles=False,
     ),
+    "principal-axes": Case(lambda: PrincipalAxes(4), (4,)),
+    "leading-context": Case(
+        lambda: Leading(coupling(Halves(), Affine(), (3,), context=2), 3), (5,), context=2
+    ),
     "chain-image": Case(
         lambda: Chain(
             Shift(-0.5),
@@ -467,6 +482,22 @@ MODELS |= {
     ),
     "spline-flow-mixture": Model(
         lambda: SplineFlow(event_shape=[3], transform="mixture", transforms=2, bins=3, **_table)
+    ),
+}
+
+_sentence: Any = {"hidden_features": [8, 8], "levels": 2}
+
+MODELS |= {
+    "whitening": Model(lambda: Whitening(event_shape=[4])),
+    "whitening-half": Model(lambda: Whitening(event_shape=[5], components=2, gamma=0.5)),
+    "sentence-flow-6": Model(lambda: SentenceFlow(event_shape=[6], components=4, **_sentence)),
+    "sentence-flow-5-context": Model(
+        lambda: SentenceFlow(
+            event_shape=[5], context_features=2, coupling="affine", mixing="lu", **_sentence
+        )
+    ),
+    "sentence-flow-raw-classes": Model(
+        lambda: SentenceFlow(event_shape=[4], num_classes=3, whiten=False, **_sentence)
     ),
 }
 

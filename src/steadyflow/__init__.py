@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from steadyflow.models.model import GenerativeModel as GenerativeModel
     from steadyflow.models.nice import NICE as NICE
     from steadyflow.models.realnvp import RealNVP as RealNVP
+    from steadyflow.models.sentence_flow import SentenceFlow as SentenceFlow
     from steadyflow.models.spline_flow import SplineFlow as SplineFlow
+    from steadyflow.models.whitening import Whitening as Whitening
     from steadyflow.training import fit as fit
     from steadyflow.training import load as load
+    from steadyflow.whitening.transformer import EmbeddingWhitener as EmbeddingWhitener
 
 _HOMES = {
     "Diffusion": "steadyflow.models",
+    "EmbeddingWhitener": "steadyflow.whitening.transformer",
     "Flow": "steadyflow.flow",
     "FlowDensity": "steadyflow.estimators",
     "FlowMatching": "steadyflow.models",
@@ -35,7 +39,9 @@ _HOMES = {
     "MAF": "steadyflow.models",
     "NICE": "steadyflow.models",
     "RealNVP": "steadyflow.models",
+    "SentenceFlow": "steadyflow.models",
     "SplineFlow": "steadyflow.models",
+    "Whitening": "steadyflow.models",
     "fit": "steadyflow.training",
     "load": "steadyflow.training",
 }
@@ -44,6 +50,7 @@ __all__ = [
     "MAF",
     "NICE",
     "Diffusion",
+    "EmbeddingWhitener",
     "Flow",
     "FlowDensity",
     "FlowMatching",
@@ -52,7 +59,9 @@ __all__ = [
     "GenerativeModel",
     "Glow",
     "RealNVP",
+    "SentenceFlow",
     "SplineFlow",
+    "Whitening",
     "fit",
     "load",
 ]

@@ -142,6 +142,41 @@ class DiagonalNormal(Base):
         return self.mean + temperature * self.log_std.exp() * self._normal(n, generator)
 
 
+class HullNormal(Base):
+    """Independent normals of fixed width, some of which may have no width at all.
+
+        log p(z) = sum over the support of [ -z_i^2 / (2 w_i^2) - log w_i - log(2 pi) / 2 ]
+
+    Outside the support z is always 0: a density on the hull of data that do not fill their space.
+    What z is there does not enter. Starts as N(0, I).
+    """
+
+    log_width: Tensor
+    support: Tensor
+
+    def __init__(self, event_shape: Sequence[int]):
+        super().__init__(event_shape)
+        self.register_buffer("log_width", torch.zeros(self.event_shape))
+        self.register_buffer("support", torch.ones(self.event_shape))
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log-density of z: (batch, *event) on the hull, shape (batch,)."""
+        eps = z * torch.exp(-self.log_width)
+        constant = self.log_width + 0.5 * math.log(2 * math.pi)
+        return -sum_event((0.5 * eps * eps + constant) * self.support)
+
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws z: (n, *event), 0 outside the support."""
+        width = temperature * self.log_width.exp() * self.support
+        return width * self._normal(n, generator)
+
+
 BASES: dict[str, type[Base]] = {
     "normal": StandardNormal,
     "logistic": StandardLogistic,

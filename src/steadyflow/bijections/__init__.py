@@ -23,6 +23,7 @@ from steadyflow.bijections.shape import Flatten, MultiScale, Squeeze, Unsqueeze
 from steadyflow.bijections.splines import CircularSpline, RationalQuadraticSpline
 from steadyflow.bijections.transforms import Additive, Affine, Transform
 from steadyflow.bijections.variational import VariationalDequantization
+from steadyflow.bijections.whitening import Leading, PrincipalAxes
 
 __all__ = [
     "ActNorm",
@@ -43,6 +44,7 @@ __all__ = [
     "Inverse",
     "InvertibleConvolution",
     "LULinear",
+    "Leading",
     "LearnedPrior",
     "Logit",
     "MatrixExponential",
@@ -50,6 +52,7 @@ __all__ = [
     "MultiScale",
     "NormalizedConvolution",
     "Permutation",
+    "PrincipalAxes",
     "RationalQuadraticSpline",
     "Reverse",
     "Scaling",

@@ -21,7 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steadyflow.bases import Base, DiagonalNormal, StandardLogistic, StandardNormal
+from steadyflow.bases import (
+    Base,
+    DiagonalNormal,
+    HullNormal,
+    StandardLogistic,
+    StandardNormal,
+)
 from steadyflow.errors import UsageError
 from steadyflow.evaluation import access
 from steadyflow.evaluation.access import Model
@@ -134,6 +140,9 @@ def gaussian_scores(base: Base, z: Tensor) -> Tensor:
         return z
     if isinstance(base, DiagonalNormal):
         return (z - base.mean.double()) * torch.exp(-base.log_std.double())
+    if isinstance(base, HullNormal):
+        scores = z * torch.exp(-base.log_width.double())
+        return scores[:, base.support.bool()]
     if isinstance(base, StandardLogistic):
         # through the lower tail, which float64 resolves to 1e-308; the upper one ends at 1 - 1e-16
         lower = torch.special.ndtri(torch.sigmoid(-z.abs()).clamp_min(1e-300))

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from steadyflow.models.model import GenerativeModel as GenerativeModel
     from steadyflow.models.nice import NICE as NICE
     from steadyflow.models.realnvp import RealNVP as RealNVP
+    from steadyflow.models.sentence_flow import SentenceFlow as SentenceFlow
     from steadyflow.models.spline_flow import SplineFlow as SplineFlow
+    from steadyflow.models.whitening import Whitening as Whitening
 
 
 class Entry(NamedTuple):
@@ -77,6 +79,18 @@ MODELS: dict[str, Entry] = {
         "FlowMatching",
         "straight lines from data to noise, optimal pairing, few steps (Lipman et al. 2023)",
         ODE,
+    ),
+    "whitening": Entry(
+        "whitening",
+        "Whitening",
+        "one linear map to uncorrelated coordinates, in closed form (Su et al. 2021)",
+        {"vector": "exact"},
+    ),
+    "sentence-flow": Entry(
+        "sentence_flow",
+        "SentenceFlow",
+        "whitening and a flow behind it, for sentence embeddings (Li et al. 2020)",
+        {"vector": "exact"},
     ),
 }
 

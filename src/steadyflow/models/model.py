@@ -76,12 +76,16 @@ class GenerativeModel(nn.Module):
         replayable: whether `loss` is the same sequence of tensor operations at every call, with no
             numbers that Python draws or decides and no `metrics`, so that a GPU may replay it
             (`training.replay`).
+        closed_form: whether `initialize` on all training examples is the whole of its training.
+        initializes_on_all: whether `initialize` wants all training examples, not a first batch.
     """
 
     name: str
     replayable = False
     config: dict[str, Any]
     _resolved: dict[str, Any] = {}  # noqa: RUF012 - arguments as they are to be recorded
+    closed_form: bool = False
+    initializes_on_all: bool = False
     context_mean: Tensor
     context_std: Tensor
 
@@ -264,6 +268,9 @@ class GenerativeModel(nn.Module):
         config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         safetensors.torch.save_file(tensors, str(weights), {"format": "pt"})
 
+    def _read(self, folder: Path) -> None:
+        """Reads what else a model has written beside its weights; by default nothing."""
+
     @classmethod
     def from_pretrained(cls, source: str | Path) -> Self:
         """Builds the model that `save_pretrained` wrote.
@@ -291,6 +298,7 @@ class GenerativeModel(nn.Module):
                 f"{folder / CONFIG} does not fit {model_type.__name__}: {error}"
             ) from error
         _load_weights(model, folder / WEIGHTS)
+        model._read(folder)
         return model.eval()  # type: ignore[return-value]
 
 

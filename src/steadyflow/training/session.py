@@ -17,7 +17,7 @@ from steadyflow.data import Dataset, Split
 from steadyflow.errors import TrainingError, UsageError
 from steadyflow.models.model import WEIGHTS
 from steadyflow.networks.precision import full_convolutions
-from steadyflow.training import checkpoint
+from steadyflow.training import checkpoint, closed_form
 from steadyflow.training.batches import Batches
 from steadyflow.training.callbacks import Checkpoints, Recording, Validation
 from steadyflow.training.engine import make_trainer
@@ -63,6 +63,8 @@ def train(
         UsageError: if the budget is used up already.
         TrainingError: if losses that are not finite persist.
     """
+    if model.closed_form:
+        return closed_form.solve(model, dataset, options, run, create)
     with ExitStack() as stack:
         stack.enter_context(quiet())
         stack.enter_context(same_environment())
@@ -96,7 +98,8 @@ def train(
 
 def _initialize(training: Training, device: torch.device) -> None:
     """Sets the data-dependent parameters, on the device of the training, which is the faster."""
-    x, y = training.batches.first(training.options.initialization_examples)
+    batches, wanted = training.batches, training.options.initialization_examples
+    x, y = batches.first(len(batches.x) if training.model.initializes_on_all else wanted)
     training.model.to(device).initialize(x.to(device), None if y is None else y.to(device))
     training.model.cpu()
 
