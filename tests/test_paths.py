@@ -76,6 +76,15 @@ def test_weights_turn_the_error_of_v_into_that_of_the_loss(path, times, loss, wi
     assert_close(error, truth.square(), rtol=1e-8, atol=1e-12)
 
 
+def test_flow_matching_over_time_is_the_error_of_v_over_the_angle():
+    """So that training draws the angle and weighs nothing: mean_t w(t) g = pi/2 mean_phi g."""
+    straight = make_path("straight")
+    middle = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    over_time = straight.weight("velocity", middle) * torch.sin(3 * straight.angle(middle))
+    over_angle = torch.sin(3 * math.pi / 2 * middle)
+    assert_close(over_time.mean(), math.pi / 2 * over_angle.mean(), rtol=0, atol=1e-7)
+
+
 def test_the_heat_equation_holds():
     mixture = eight_gaussians()
     heat = make_path("heat", diffusivity=1.0)

@@ -97,11 +97,11 @@ class Diffusion(ProbabilityFlowModel):
         """The weighted error of v at one random time for each example, a scalar."""
         data = self.normalized(x)
         noise = torch.randn_like(data)
-        t = self._times(len(x), data)
+        t = self._times(data)
         return self.matching_loss(data, noise, t, self.condition(context, len(x)), self.objective)
 
-    def _times(self, n: int, like: Tensor) -> Tensor:
-        shares = self._even_times(n, like)
+    def _times(self, like: Tensor) -> Tensor:
+        shares = self._evenly(like).flatten().double()
         path = self.path
         if self.objective != "edm":
             return path.t_min + (path.t_max - path.t_min) * shares

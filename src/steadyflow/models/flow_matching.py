@@ -2,6 +2,10 @@
 
     x_t = (1 - t) x_0 + t e,   min E |velocity(x_t, t) - (e - x_0)|^2
 
+With tan(phi) = t / (1 - t) the velocity's error is (cos phi + sin phi) that of v, and dt is
+dphi / (cos phi + sin phi)^2: the loss over uniform t is pi/2 that of v over a uniform angle, where
+no example weighs more than another.
+
 Data and noise are paired at random, or by optimal transport within the batch, which straightens
 the flow. A trained model can be rectified: its own pairs (noise, sample) are joined by straight
 lines again; or distilled: a student goes from noise to sample in one step.
@@ -23,7 +27,7 @@ from steadyflow.errors import unknown
 from steadyflow.models.model import GenerativeModel
 from steadyflow.models.probability_flow import ProbabilityFlowModel
 from steadyflow.pairing import BLOCK, optimal_pairing
-from steadyflow.paths import make_path
+from steadyflow.paths import Turn, make_path
 
 OBJECTIVES = ("match", "reflow", "distill")
 PAIRINGS = ("independent", "optimal")
@@ -116,7 +120,7 @@ class FlowMatching(ProbabilityFlowModel):
         return self.objective == "match" and self.pairing != "optimal"
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The error of the velocity at one random time for each example, a scalar."""
+        """The error of v at one random angle each, a scalar: 2/pi of the velocity's error."""
         n = len(x)
         if self.objective == "match":
             data, labels = self.normalized(x), context
@@ -129,7 +133,8 @@ class FlowMatching(ProbabilityFlowModel):
         if self.objective == "distill":
             angle = torch.tensor(math.pi / 2, dtype=torch.float64)
             return (-self.network(angle, noise, rows) - data).square().mean()
-        return self.matching_loss(data, noise, self._even_times(n, data), rows, "velocity")
+        angle = self._evenly(data, math.pi / 2)
+        return self.turn_loss(data, noise, Turn(angle, angle.cos(), angle.sin()), rows)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Takes the moments of the data; a student begins as its teacher."""

@@ -9,11 +9,13 @@ ODE's own end, p at the smallest noise of the path; the base matches the moments
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steadyflow.bases import Base
@@ -35,7 +37,7 @@ from steadyflow.flow import Flow, check_temperature
 from steadyflow.models.estimate import LikelihoodEstimate, estimate_likelihood
 from steadyflow.models.model import FlowModel
 from steadyflow.networks import DiffusionTransformer, UNet, VectorField
-from steadyflow.paths import Path, rows
+from steadyflow.paths import Path, Turn, rows
 from steadyflow.solvers import samplers, solve
 from steadyflow.solvers.divergence import EXACT_UP_TO
 from steadyflow.solvers.tableaus import METHODS
@@ -110,19 +112,19 @@ class ProbabilityFlowModel(FlowModel):
             dequantization=UniformDequantization(bits) if image and bits else None,
         )
 
-    # views of the flow's parts: registered twice, weights would be saved twice
+    # views of the flow's parts, found once; registered twice, weights would be saved twice
 
-    @property
+    @functools.cached_property
     def normalization(self) -> Standardization | Normalization:
         """What gives the data mean 0 and variance 1."""
         return self.flow.bijection[0]  # type: ignore[index]
 
-    @property
+    @functools.cached_property
     def shrinking(self) -> Bijection:
         """From data with the path's smallest noise to unit variance."""
         return self.flow.bijection[1]  # type: ignore[index]
 
-    @property
+    @functools.cached_property
     def ode(self) -> ContinuousFlow:
         """The ODE, in the angle."""
         return self.flow.bijection[2]  # type: ignore[index]
@@ -159,11 +161,33 @@ class ProbabilityFlowModel(FlowModel):
             loss: whose weighting, see `Path.weight`.
         """
         turn = self.path.turn(t)
-        cos, sin = rows(turn.cos, data), rows(turn.sin, data)
-        u, target = cos * data + sin * noise, cos * noise - sin * data
-        error = self.network(turn.angle, u, self._dropped(context)) - target
-        weight = rows(self.path.weigh(loss, t, turn), error)
-        return (weight * error.square()).mean()
+        weight = rows(self.path.weigh(loss, t, turn).sqrt(), data)
+        return self.turn_loss(data, noise, Turn(*(rows(c, data) for c in turn)), context, weight)
+
+    def turn_loss(
+        self,
+        data: Tensor,
+        noise: Tensor,
+        turn: Turn,
+        context: Tensor | None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """The mean of |weight (v - (cos noise - sin data))|^2 at u = cos data + sin noise.
+
+        Args:
+            data: (batch, *event), normalised.
+            noise: like the data.
+            turn: the angle with its cosine and sine, each (batch, 1, ...) with the data's axes.
+            context: (batch, features) or None; dropped for some when training.
+            weight: of the error, shaped as the angle; 1 without it.
+        """
+        angle, cos, sin = turn
+        u = torch.addcmul(cos * data, sin, noise)
+        target = torch.addcmul(cos * noise, sin, data, value=-1)
+        v = self.network(angle.flatten(), u, self._dropped(context))
+        if weight is not None:
+            v, target = weight * v, weight * target
+        return F.mse_loss(v, target)
 
     def normalized(self, x: Tensor) -> Tensor:
         """Data as the network sees them: real (integers with noise) and of variance 1."""
@@ -320,10 +344,13 @@ class ProbabilityFlowModel(FlowModel):
         keep = torch.rand(len(context), 1, device=context.device) >= self.drop_context
         return context * keep.to(context.dtype)
 
-    def _even_times(self, n: int, like: Tensor) -> Tensor:
-        """One draw in each n-th part of (0, 1): uniform, and evenly spread over the batch."""
-        even = torch.arange(n, device=like.device, dtype=torch.float64)
-        return (even + torch.rand(n, device=like.device)) / n
+    def _evenly(self, like: Tensor, end: float = 1.0) -> Tensor:
+        """One draw in each n-th part of (0, end), (n, 1, ...): uniform, spread over the batch."""
+        n, wide = len(like), torch.promote_types(like.dtype, torch.float32)
+        options: Any = {"device": like.device, "dtype": wide}
+        parts = torch.linspace(0.0, end * (n - 1) / max(n, 1), n, **options)
+        drawn = torch.add(parts, torch.rand(n, **options), alpha=end / max(n, 1))
+        return drawn.view(-1, *(1,) * (like.dim() - 1))
 
     def _build(
         self, network: str, hidden_features: Sequence[int], hidden_channels: int, blocks: int
