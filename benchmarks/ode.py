@@ -7,6 +7,7 @@ Same networks, same tolerance, one process, one thread, taken in turns; times ar
 
 overhead     what a solver adds to each call of the network (its time without the network's)
 likelihood   evaluations and error of log-likelihoods of one trained network, to tolerance 1e-5
+diffusion    the same for a network trained on EDM's path: in the noise level and in the angle
 step         a flow-matching training step beside a bare loop with the same network
 pairing      minibatch optimal transport of a batch of 256
 transport    eight Gaussians to two moons: test negative log-likelihood after training
@@ -23,6 +24,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from steadyflow import Diffusion, fit
 from steadyflow.analytic import eight_gaussians
 from steadyflow.bijections import ContinuousFlow
 from steadyflow.models.flow_matching import FlowMatching
@@ -222,6 +224,73 @@ def likelihood(options: argparse.Namespace) -> None:
     print(flush=True)
 
 
+def diffusion(options: argparse.Namespace) -> None:
+    """One trained network of EDM's path: its likelihood in the noise level and in the angle."""
+    from flow_matching.solver import ODESolver
+
+    model = Diffusion(event_shape=[2], path="edm", objective="edm", hidden_features=[64, 64, 64])
+    fit(
+        model,
+        moons(20_000).numpy(),
+        steps=min(options.steps, 3000),
+        batch_size=256,
+        progress=False,
+    )
+    model.eval().requires_grad_(False)
+    x = moons(2048)
+    u = model.shrinking(model.normalization(x)[0])[0]
+    low, high, calls = model.path.t_min, model.path.t_max, {"n": 0}
+    y = u * math.hypot(1, low)
+
+    class Native(nn.Module):
+        """dy/ds = noise over t = 1 - (s - low) / (high - low), in which flow_matching solves."""
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            calls["n"] += 1
+            s = low + (1 - t.double()) * (high - low)
+            angle = torch.atan(s)
+            cos, sin = torch.cos(angle), torch.sin(angle)
+            point = x * cos.to(x.dtype)
+            v = model.network(angle, point)
+            return -(high - low) * (sin * point + cos * v).to(x.dtype)
+
+    def wide(z: Tensor) -> Tensor:
+        return torch.distributions.Normal(0.0, math.hypot(1, high)).log_prob(z).sum(1)
+
+    def theirs(tolerance: float) -> Tensor:
+        return ODESolver(velocity_model=Native()).compute_likelihood(
+            x_1=y, log_p0=wide, step_size=None, method="dopri5", atol=tolerance, rtol=tolerance,
+            exact_divergence=True,
+        )[1]  # fmt: skip
+
+    def ours(tolerance: float, u: Tensor, **extra) -> Tensor:
+        counted = lambda t, u, c: [calls.update(n=calls["n"] + 1), model.network(t, u)][1]  # noqa: E731
+        ends = {"t0": model.ode.t0, "t1": model.ode.t1}
+        flow = ContinuousFlow(counted, **ends, rtol=tolerance, atol=tolerance, **extra)
+        z, log_det = flow(u)
+        size = math.hypot(1, high)
+        return wide(z * size) + log_det + 2 * math.log(size) - 2 * math.log(math.hypot(1, low))
+
+    with torch.no_grad():
+        model.double()
+        truth = ours(1e-10, u.double(), per_example=False)
+        model.float()
+        print("| EDM's path, 0.002 to 80 | tolerance | evaluations | of theirs | largest error |")
+        print("|---|---|---|---|---|")
+        for tolerance in (1e-4, 1e-5):
+            base = 0
+            for name, run in {
+                "flow_matching, dopri5 in the noise": lambda t=tolerance: theirs(t),
+                "steadyflow in the angle": lambda t=tolerance: ours(t, u, per_example=False),
+            }.items():
+                calls["n"] = 0
+                error = (run().double() - truth).abs().max()
+                base = base or calls["n"]
+                ratio = calls["n"] / base
+                print(f"| {name} | {tolerance:g} | {calls['n']} | {ratio:.2f} | {error:.1e} |")
+    print(flush=True)
+
+
 def step(options: argparse.Namespace) -> None:
     model = FlowMatching(event_shape=[2], pairing="independent", hidden_features=[64, 64, 64])
     bare = VectorField(2, (64, 64, 64))
@@ -333,6 +402,7 @@ def transport(options: argparse.Namespace) -> None:
 PARTS = {
     "overhead": overhead,
     "likelihood": likelihood,
+    "diffusion": diffusion,
     "step": step,
     "pairing": pairing,
     "transport": transport,

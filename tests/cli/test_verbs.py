@@ -77,6 +77,17 @@ def test_evaluate(cli, moons_run, digits_run):
     assert answer["bits_per_dimension"] > 0
 
 
+def test_evaluate_says_what_is_known_of_the_errors_of_an_ode(cli, tmp_path):
+    words = ["--n", 200, "--steps", 3, "--hidden-features", 8, "--run", tmp_path / "ode"]
+    assert cli("train", "diffusion", "moons", *words, "--no-report").code == 0
+    said = cli("evaluate", tmp_path / "ode", "--limit", 5).out
+    assert "cut-off correction" in said
+    assert "its divergence exact" in said
+    answer = answer_of(cli("evaluate", tmp_path / "ode", "--limit", 5, "--errors", 3, "--json"))
+    assert answer["errors"]["examples"] == 3
+    assert answer["errors"]["probe_error"] == 0
+
+
 def test_evaluate_on_other_data(cli, moons_run, tmp_path):
     np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(30, 2)))
     answer = answer_of(

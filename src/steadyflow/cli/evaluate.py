@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steadyflow.cli import choices, console
 from steadyflow.cli.options import Option
 from steadyflow.cli.parsing import Parsed
+
+if TYPE_CHECKING:
+    from steadyflow.data import Split
 
 
 def groups(words: list[str]) -> dict[str, list[Option]]:
@@ -23,6 +26,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 500,
     seed: int = 0,
+    errors: int = 20,
     options: Parsed,
 ) -> dict[str, Any]:
     """Says the test log-likelihood, and whether it is exact, a bound or an estimate.
@@ -38,6 +42,8 @@ def evaluate(
         limit: at most so many examples, spread evenly; all without it.
         batch_size: examples at once.
         seed: of the noise; the same seed gives the same numbers.
+        errors: where the likelihood is the estimate of an ODE, on so many examples its errors are
+            measured as well; 0 for none.
         options: filled in by the command line.
     """
     from steadyflow import evaluation
@@ -57,4 +63,22 @@ def evaluate(
             where=where,
         )
     console.say(str(result))
-    return {"run": run, "data": dataset.name, **result.to_dict()}
+    answer = {"run": run, "data": dataset.name, **result.to_dict()}
+    if errors > 0 and hasattr(opened.model, "estimate_likelihood"):
+        answer["errors"] = _errors(opened.model, chosen, errors, seed)
+    return answer
+
+
+def _errors(model: Any, split: Split, count: int, seed: int) -> dict[str, Any]:
+    """What is known of the errors of an estimate, printed and as plain values."""
+    from steadyflow.evaluation.access import at_rest, bring, context_of
+    from steadyflow.evaluation.round_trip import evenly
+
+    rows = evenly(len(split.x), count)
+    context = context_of(model, None if split.y is None else split.y[rows])
+    with at_rest(model, seed):
+        found = model.estimate_likelihood(bring(model, split.x[rows]), context)
+    console.say(f"  errors of the estimate, measured on {len(rows)} examples:")
+    console.say(*("  " + line for line in found.errors()))
+    named = ("probe_error", "tolerance_error", "cut_off", "round_trip", "evaluations")
+    return {"examples": len(rows), **{name: getattr(found, name) for name in named}}

@@ -31,6 +31,12 @@ def meaning(model: Model, draws: int = 1) -> str:
             f"lower bound on the log-likelihood of an example{given}, {joined}; the true value is "
             "higher"
         )
+    if word == "estimate" and hasattr(model, "estimate_likelihood"):
+        return (
+            f"estimate of the log-likelihood of an example{given}: an ODE solved to a tolerance of "
+            f"{model.ode.rtol:g}, its divergence "
+            + ("exact" if model.ode.exact_log_det else f"by random probes, {noise}")
+        )
     if word == "estimate":
         return (
             f"estimate of the log-likelihood of an example{given}, {noise}: the log-determinant "

@@ -59,13 +59,19 @@ class LikelihoodEstimate:
         lines = [
             f"log-likelihood {self.mean:.4f} ± {self.standard_error:.4f} nats (estimate), "
             f"{self.bits_per_dimension:.4f} ± {self.standard_error / unit:.4f} bits per dimension",
+            *self.errors(),
+        ]
+        return "\n".join(lines)
+
+    def errors(self) -> list[str]:
+        """What is known of the errors, one line each."""
+        return [
             f"  probe error of the mean    {self.probe_error:.2e} nats",
             f"  tolerance / 10 moves it    {self.tolerance_error:+.2e} nats",
             f"  cut-off correction         {self.cut_off:+.2e} nats (not included)",
             f"  round trip                 {self.round_trip:.2e} standard deviations",
             f"  evaluations                {self.evaluations}",
         ]
-        return "\n".join(lines)
 
 
 @torch.no_grad()
