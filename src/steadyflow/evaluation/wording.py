@@ -33,8 +33,8 @@ def meaning(model: Model, draws: int = 1) -> str:
         )
     if word == "estimate" and hasattr(model, "estimate_likelihood"):
         return (
-            f"estimate of the log-likelihood of an example{given}: an ODE solved to a tolerance of "
-            f"{model.ode.rtol:g}, its divergence "
+            f"estimate of the log-likelihood of an example{given}: an ODE solved to "
+            f"a tolerance of {model.ode.rtol:g}, its divergence "
             + ("exact" if model.ode.exact_log_det else f"by random probes, {noise}")
         )
     if word == "estimate":
