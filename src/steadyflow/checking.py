@@ -89,7 +89,7 @@ def check_flow(flow: Flow, x: Tensor, context: Tensor | None, points: int) -> Ch
         log_det=log_det_error(flow, x[:points], None if context is None else context[:points]),
         opposite=_worst((forward + inverse) / forward.abs().clamp_min(1.0)),
         finite=bool(torch.isfinite(log_prob).all()),
-        integral=integral_2d(flow, context) if flow.event_shape == (2,) else None,
+        integral=integral_2d(flow, context) if flow.base.event_shape == (2,) else None,
     )
 
 
@@ -128,7 +128,8 @@ def integral_2d(flow: Flow, context: Tensor | None = None, cells: int = 400) -> 
     total = 0.0
     for column in (low[0] + edge[0] * steps).split(50):
         points = torch.cartesian_prod(column, low[1] + edge[1] * steps)
-        total += float(flow.log_prob(points, row).double().exp().sum())
+        z, log_det = flow.bijection(points, None if row is None else row.expand(len(points), -1))
+        total += float((flow.base.log_prob(z, row) + log_det).double().exp().sum())
     return total * float(edge.prod())
 
 

@@ -38,15 +38,16 @@ class FlowDistribution(Distribution):
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
         """True for real-valued data."""
-        return self.flow.dequantization is None
+        return self.flow.likelihood != "bound"
 
     @property
     def support(self) -> constraints.Constraint:
         """Real vectors, or integers for a dequantising flow."""
         dequantization = self.flow.dequantization
-        if dequantization is None:
+        if not hasattr(dequantization, "levels"):
             return constraints.independent(constraints.real, len(self.event_shape))
-        pixels = constraints.integer_interval(0, dequantization.levels - 1)
+        levels: int = dequantization.levels  # type: ignore[union-attr, assignment]
+        pixels = constraints.integer_interval(0, levels - 1)
         return constraints.independent(pixels, len(self.event_shape))
 
     def expand(self, batch_shape, _instance=None) -> FlowDistribution:

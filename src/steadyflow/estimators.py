@@ -100,6 +100,7 @@ class _FlowEstimator(BaseEstimator):
                 "validation": 0.1 if len(x) >= ROWS_FOR_VALIDATION else 0,
                 "test": 0,
                 "kind": "vector",
+                "spread": "none",  # done above: scores here must not depend on draws of noise
             },
             steps=self.steps,
             batch_size=min(self.batch_size, len(x)),

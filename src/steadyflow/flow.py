@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from steadyflow.bases import Base, StandardNormal
 from steadyflow.bijections.bijection import Bijection
+from steadyflow.bijections.columns import Columns
 from steadyflow.bijections.dequantization import UniformDequantization
 from steadyflow.bijections.variational import VariationalDequantization
 from steadyflow.checking import CheckReport, check_flow
 from steadyflow.distribution import FlowDistribution
+
+Dequantization = UniformDequantization | VariationalDequantization | Columns
 
 
 class Flow(nn.Module):
@@ -27,8 +30,9 @@ class Flow(nn.Module):
         bijection: the map f from data to latent.
         event_shape: shape of one example.
         base: the distribution of z; a standard normal of the right shape without one.
-        dequantization: for integer data, what makes it real before f. log_prob is then a lower
-            bound on the log-probability of the integers, and samples are integers.
+        dequantization: for integer data and tables, what makes it real before f. Where it adds
+            noise, log_prob is a lower bound on the log-probability of the integers. Samples are
+            integers again.
 
     Example:
         >>> import torch
@@ -45,11 +49,14 @@ class Flow(nn.Module):
         bijection: Bijection,
         event_shape: tuple[int, ...],
         base: Base | None = None,
-        dequantization: UniformDequantization | VariationalDequantization | None = None,
+        dequantization: Dequantization | None = None,
     ):
         super().__init__()
         self.event_shape = tuple(event_shape)
-        latent_shape = bijection.output_shape(self.event_shape)
+        real = self.event_shape
+        if isinstance(dequantization, Columns):
+            real = dequantization.output_shape(real)
+        latent_shape = bijection.output_shape(real)
         if base is not None and base.event_shape != latent_shape:
             raise ValueError(
                 f"the bijection gives latents of shape {latent_shape}, "
@@ -64,7 +71,8 @@ class Flow(nn.Module):
         """What `log_prob` is: 'exact', 'bound' (dequantised integers) or 'estimate'."""
         if not self.bijection.exact_log_det:
             return "estimate"
-        return "exact" if self.dequantization is None else "bound"
+        noise = self.dequantization is not None and not self.dequantization.exact
+        return "bound" if noise else "exact"
 
     @property
     def dimensions(self) -> int:
@@ -150,6 +158,8 @@ class Flow(nn.Module):
         context = rows(context, n)
         z = self.base.sample(n, context, check_temperature(temperature), generator)
         x, log_det = self.bijection.inverse(z, context)
+        if isinstance(self.dequantization, Columns):
+            x = self.dequantization.restore(x)
         return x, self.base.log_prob(z, context) - log_det
 
     def distribution(
@@ -196,7 +206,7 @@ class Flow(nn.Module):
                 f"expected examples of shape {_batch(self.event_shape)}, got {tuple(x.shape)}"
             )
         own = self.base.dtype
-        if self.dequantization is not None:
+        if self.dequantization is not None and not isinstance(self.dequantization, Columns):
             y, change = self.dequantization(x)
             return y.to(torch.promote_types(y.dtype, own)), change
         if not x.is_floating_point():
@@ -208,7 +218,8 @@ class Flow(nn.Module):
                 f"the data are float64 but the flow is {str(own).removeprefix('torch.')}: "
                 "use x.float(), or flow.double()"
             )
-        return x.to(torch.promote_types(x.dtype, own)), 0.0
+        x = x.to(torch.promote_types(x.dtype, own))
+        return (x, 0.0) if self.dequantization is None else self.dequantization(x)
 
     def _to_latent(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         y, change = self._to_real(x)

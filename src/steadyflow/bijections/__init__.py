@@ -2,6 +2,7 @@
 
 from steadyflow.bijections.autoregressive import Autoregressive
 from steadyflow.bijections.bijection import Bijection, Chain, Inverse
+from steadyflow.bijections.columns import Columns, Interval
 from steadyflow.bijections.convolution import InvertibleConvolution, NormalizedConvolution
 from steadyflow.bijections.coupling import Alternating, Checkerboard, Coupling, Halves, Split
 from steadyflow.bijections.dequantization import UniformDequantization
@@ -35,12 +36,14 @@ __all__ = [
     "Chain",
     "Checkerboard",
     "CircularSpline",
+    "Columns",
     "ContinuousFlow",
     "Coupling",
     "Flatten",
     "FullPrecision",
     "Halves",
     "HouseholderLinear",
+    "Interval",
     "Inverse",
     "InvertibleConvolution",
     "LULinear",

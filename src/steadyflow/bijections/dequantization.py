@@ -30,6 +30,8 @@ class UniformDequantization(nn.Module):
         bits: of each integer; 8 for ordinary pixels.
     """
 
+    exact = False
+
     def __init__(self, bits: int = 8):
         super().__init__()
         if not 1 <= bits <= 16:
@@ -55,6 +57,10 @@ class UniformDequantization(nn.Module):
         noise.clamp_(max=1 - self.levels * torch.finfo(noise.dtype).eps / 2)
         log_det = -x.shape[1:].numel() * math.log(self.levels)
         return (x + noise) / self.levels, noise.new_full((x.shape[0],), log_det)
+
+    def middle(self, x: Tensor) -> Tensor:
+        """Integers to the middle of their bins, without noise."""
+        return (x + 0.5) / self.levels
 
     def inverse(self, y: Tensor) -> Tensor:
         """Reals y to the integers whose bin they lie in; what lies outside [0, 1) is clipped."""

@@ -40,6 +40,8 @@ class VariationalDequantization(nn.Module):
         hidden_channels: channels of its networks.
     """
 
+    exact = False
+
     def __init__(
         self,
         event_shape: Sequence[int],
@@ -91,6 +93,10 @@ class VariationalDequantization(nn.Module):
         edge = self.levels * torch.finfo(torch.float32).eps / 2
         u = torch.sigmoid(e).clamp(edge, 1 - edge)
         return (pixels + u) / self.levels, log_det + change
+
+    def middle(self, x: Tensor) -> Tensor:
+        """Integers to the middle of their bins, without noise."""
+        return self.uniform.middle(x)
 
     def inverse(self, y: Tensor) -> Tensor:
         """Reals y to the integers whose bin they lie in; what lies outside [0, 1) is clipped."""

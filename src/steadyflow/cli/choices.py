@@ -11,7 +11,7 @@ import dataclasses
 from steadyflow.cli.options import Option, read
 from steadyflow.models import model_class
 
-FROM_DATA = ("event_shape", "num_classes", "context_features", "bits")
+FROM_DATA = ("event_shape", "num_classes", "context_features", "bits", "columns")
 
 
 def model_options(name: str) -> list[Option]:

@@ -73,8 +73,8 @@ def refuse_constant_columns(x: np.ndarray, columns: Sequence[str] | None, where:
         guilty = [names[i] for i in constant]
         raise DataError(
             f"{where}: column {listed(guilty)} has one value only ({x[0, constant[0]]:g}, as "
-            f"float32) in all {len(x)} training rows, so a density on it has no bound: leave it "
-            f"out with drop={guilty[:4]!r}"
+            f"float32) in all {len(x)} rows, so a density on it has no bound: leave it out with "
+            f"drop={guilty[:4]!r}, or take maf or spline-flow, by name, which do so themselves"
         )
 
 

@@ -8,13 +8,14 @@ splits that the source does not bring itself, and makes tensors. A split that th
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steadyflow.data import content
+from steadyflow.data import content, kinds
 from steadyflow.data.content import DataError
 from steadyflow.data.splitting import carve
 from steadyflow.errors import UsageError
@@ -57,6 +58,8 @@ class Dataset:
         columns: the columns' names, or None for images and unnamed columns.
         bits: pixels are integers in [0, 2**bits); None for vectors.
         integer_columns: the positions of the columns that hold integers only, from 0.
+        kinds: what kind of numbers each column holds, see `steadyflow.data.kinds`; None for
+            images.
         seed: what the splits (and a toy's points) were drawn from.
         fractions: the asked shares, ``{"validation": 0.1, "test": 0.1}``.
         official: the splits that the source brought itself.
@@ -73,6 +76,7 @@ class Dataset:
     columns: list[str] | None = None
     bits: int | None = None
     integer_columns: list[int] = field(default_factory=list)
+    kinds: list[kinds.Kind] | None = None
     seed: int = 0
     fractions: dict[str, float] = field(default_factory=dict)
     official: list[str] = field(default_factory=list)
@@ -164,6 +168,8 @@ def assemble(
     test: float,
     bits: int | None = None,
     options: dict[str, Any] | None = None,
+    bounds: Sequence[str] | None = None,
+    spread: str = "auto",
 ) -> Dataset:
     """Checks the pieces, carves what is missing and makes tensors.
 
@@ -175,6 +181,8 @@ def assemble(
         test: the share that is carved for the test, unless the source brings it.
         bits: keep only that many bits of each pixel; None keeps all.
         options: what `open` was given besides, for the record.
+        bounds: of columns of a table, such as 'share=0:1'.
+        spread: of columns of a table; see `steadyflow.data.kinds`.
 
     Raises:
         DataError: if the content can not be used.
@@ -199,8 +207,8 @@ def assemble(
         else _split(xs["train"], ys["train"], rows[key])
         for key in SPLITS
     }
-    if kind == "vector":
-        content.refuse_constant_columns(splits["train"].x.numpy(), pieces.columns, name)
+    if kind == "image" and (bounds or spread != "auto"):
+        raise UsageError(f"bounds and spread are for tables, but {name} holds images: leave them")
     return Dataset(
         name=name,
         kind=kind,
@@ -210,11 +218,33 @@ def assemble(
         columns=pieces.columns if kind == "vector" else None,
         bits=None if kind == "vector" else bits or pieces.bits,
         integer_columns=integer_columns,
+        kinds=None
+        if kind == "image"
+        else _kinds(xs, integer_columns, pieces, bounds, spread, name),
         seed=seed,
         fractions=shares,
         official=[key for key in given if key != "train"],
         options=options or {},
     )
+
+
+def _kinds(
+    xs: dict[str, np.ndarray],
+    integer_columns: list[int],
+    pieces: Pieces,
+    bounds: Sequence[str] | None,
+    spread: str,
+    name: str,
+) -> list[kinds.Kind]:
+    """The kinds of a table's columns; in all splits, so that none meets another kind later."""
+    x = xs["train"] if len(xs) == 1 else np.concatenate(list(xs.values()))
+    edges = kinds.parse_bounds(bounds, pieces.columns, x.shape[1], name)
+    found = kinds.column_kinds(
+        x, integer_columns, pieces.columns, bounds=edges, spread=spread, where=name
+    )
+    if all("value" in kind for kind in found):
+        content.refuse_constant_columns(x, pieces.columns, name)
+    return found
 
 
 def _check_agreement(given: dict[str, Pair], name: str) -> None:

@@ -42,6 +42,8 @@ def open(
     key: str | None = None,
     kind: str | None = None,
     layout: str | None = None,
+    bounds: Sequence[str] | None = None,
+    spread: str = "auto",
 ) -> Dataset:
     """Opens, checks and splits a data source.
 
@@ -62,6 +64,10 @@ def open(
         key: the array of an npz to model, where the names do not tell.
         kind: 'vector' or 'image', where an array alone does not tell.
         layout: 'NHWC' or 'NCHW', where an array of images alone does not tell.
+        bounds: bounds of columns, NAME=LOW:HIGH, such as share=0:1 or income=0: (models of
+            tables).
+        spread: 'auto' finds columns of integers and of values that recur, which models of tables
+            spread over their grid with noise; 'none' takes all columns as they are.
 
     Raises:
         UsageError: for an unknown name, a path that does not exist, an option that does not fit.
@@ -88,9 +94,20 @@ def open(
     reader = _reader(source, seed)
     _check_options(given, reader, source)
     pieces = reader(**given)
-    options = given if bits is None else {**given, "bits": bits}
+    more = {"bits": bits, "bounds": list(bounds or []) or None}
+    options = {**given, **{name: value for name, value in more.items() if value is not None}}
+    if spread != "auto":
+        options["spread"] = spread
     return assemble(
-        pieces, source, seed=seed, validation=validation, test=test, bits=bits, options=options
+        pieces,
+        source,
+        seed=seed,
+        validation=validation,
+        test=test,
+        bits=bits,
+        options=options,
+        bounds=bounds,
+        spread=spread,
     )
 
 
@@ -111,6 +128,8 @@ def from_arrays(
     columns: Sequence[str] | None = None,
     kind: str | None = None,
     layout: str | None = None,
+    bounds: Sequence[str] | None = None,
+    spread: str = "auto",
 ) -> Dataset:
     """Checks and splits arrays or tensors that are in memory.
 
@@ -131,6 +150,8 @@ def from_arrays(
         columns: the D columns' names (those of x, if it is a data frame).
         kind: 'vector' or 'image', where x alone does not tell.
         layout: 'NHWC' or 'NCHW', where x alone does not tell.
+        bounds: bounds of columns, 'NAME=LOW:HIGH'; see `open`.
+        spread: 'auto' or 'none'; see `open`.
 
     Raises:
         UsageError: for an option that does not fit.
@@ -160,7 +181,15 @@ def from_arrays(
     pieces.bits, pieces.contexts = bits or pieces.bits, context is not None
     named = None if columns is None or is_image else [str(column) for column in columns]
     pieces = arrays.select(pieces, named, columns=None, drop=None, where=name)
-    return assemble(pieces, name, seed=seed, validation=validation, test=test)
+    return assemble(
+        pieces,
+        name,
+        seed=seed,
+        validation=validation,
+        test=test,
+        bounds=bounds,
+        spread=spread,
+    )
 
 
 def as_dataset(data: Any, **options: Any) -> Dataset:

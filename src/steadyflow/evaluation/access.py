@@ -102,12 +102,12 @@ def context_of(model: Model, y: Tensor | None) -> Tensor | None:
 
 
 def real_valued(model: Model, x: Tensor) -> Tensor:
-    """Integers x: (batch, *event) to the middle of their bins in [0, 1]; real data unchanged."""
-    bits = bits_of(model)
+    """Data as the flow sees them, without noise: integers in the middle of their bins."""
+    made = getattr(model, "dequantization", None)
     x = bring(model, x)
-    if bits is None or x.is_floating_point():
+    if made is None or (bits_of(model) is not None and x.is_floating_point()):
         return x
-    return (x.to(place(model)[1]) + 0.5) / 2**bits
+    return made.middle(x.to(place(model)[1]))
 
 
 def encode(model: Model, y: Tensor, context: Tensor | None) -> Tensor:
@@ -135,8 +135,8 @@ def embed(model: Model, context: Tensor | None, batch: int) -> Tensor | None:
 
 def to_data(model: Model, y: Tensor) -> Tensor:
     """Real-valued y: (batch, *event) to the model's kind of data: integers if it takes them."""
-    bits = bits_of(model)
-    return y if bits is None else model.dequantization.inverse(y)
+    made = getattr(model, "dequantization", None)
+    return y if made is None else made.inverse(y)
 
 
 def has_latents(model: Model) -> bool:

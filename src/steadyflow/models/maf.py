@@ -9,13 +9,15 @@ Papamakarios, Pavlakou & Murray, "Masked Autoregressive Flow for Density Estimat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from steadyflow.bijections import (
     Affine,
     Autoregressive,
     Bijection,
     Chain,
+    Columns,
     FullPrecision,
     Standardization,
 )
@@ -37,6 +39,8 @@ class MAF(FlowModel):
         event_shape: (D,).
         num_classes: number of class labels to condition on; None for none.
         context_features: length of a context vector to condition on; None for none.
+        columns: what kind of numbers each column of a table holds (see `Columns`); None takes all
+            of them as plain numbers. `fit` finds it out where it builds the model itself.
         transforms: number of autoregressive layers.
         hidden_features: widths of the hidden layers of each network.
         residual: add each hidden layer to the one before it.
@@ -57,6 +61,7 @@ class MAF(FlowModel):
         event_shape: Sequence[int],
         num_classes: int | None = None,
         context_features: int | None = None,
+        columns: Sequence[Mapping[str, Any]] | None = None,
         transforms: int = 5,
         hidden_features: Sequence[int] = (128, 128),
         residual: bool = False,
@@ -72,17 +77,20 @@ class MAF(FlowModel):
         if len(self.event_shape) != 1:
             raise ValueError(f"MAF acts on vectors, not on events of shape {self.event_shape}")
         transform = Affine(scale, bound)
-        layers: list[Bijection] = [Standardization(self.event_shape)]
+        made = Columns(columns) if columns else None
+        size = self.dimensions if made is None else made.size
+        before = [] if made is None else made.bijections()
+        layers: list[Bijection] = [*before, Standardization((size,))]
         for layer in range(transforms):
             network = MaskedMLP(
-                self.dimensions,
+                size,
                 transform.planes,
                 hidden_features=hidden_features,
                 context_features=num_classes or context_features,
-                order=variable_order(order, self.dimensions, layer),
+                order=variable_order(order, size, layer),
                 residual=residual,
                 activation=activation,
                 clip=CLIP,
             )
             layers.append(Autoregressive(transform, network, inverse))
-        self.flow = Flow(FullPrecision(Chain(*layers)), self.event_shape)
+        self.flow = Flow(FullPrecision(Chain(*layers)), self.event_shape, dequantization=made)

@@ -7,7 +7,7 @@ Durkan, Bekasov, Murray & Papamakarios, "Neural Spline Flows" (2019): RQ-NSF (AR
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from steadyflow.bijections import (
@@ -15,6 +15,7 @@ from steadyflow.bijections import (
     Autoregressive,
     Bijection,
     Chain,
+    Columns,
     Coupling,
     FullPrecision,
     Halves,
@@ -50,6 +51,8 @@ class SplineFlow(FlowModel):
         event_shape: (D,).
         num_classes: number of class labels to condition on; None for none.
         context_features: length of a context vector to condition on; None for none.
+        columns: what kind of numbers each column of a table holds (see `Columns`); None takes all
+            of them as plain numbers. `fit` finds it out where it builds the model itself.
         architecture: 'autoregressive' or 'coupling'; the first fits better, the second draws
             samples of wide vectors faster.
         transforms: number of layers.
@@ -75,6 +78,7 @@ class SplineFlow(FlowModel):
         event_shape: Sequence[int],
         num_classes: int | None = None,
         context_features: int | None = None,
+        columns: Sequence[Mapping[str, Any]] | None = None,
         architecture: str = "autoregressive",
         transforms: int = 5,
         hidden_features: Sequence[int] = (128, 128),
@@ -99,7 +103,9 @@ class SplineFlow(FlowModel):
             raise unknown("architecture", architecture, ("autoregressive", "coupling"))
         if linear not in LINEAR:
             raise unknown("linear layer", linear, LINEAR)
-        if architecture == "coupling" and self.dimensions < 2:
+        made = Columns(columns) if columns else None
+        size = self.dimensions if made is None else made.size
+        if architecture == "coupling" and size < 2:
             raise ValueError(
                 "a coupling needs at least two variables: use architecture='autoregressive'"
             )
@@ -111,28 +117,29 @@ class SplineFlow(FlowModel):
         }
         elementwise = _transform(transform, bins, bound, min_slope)
         mixing = LINEAR[linear]
-        layers: list[Bijection] = [Standardization(self.event_shape)]
+        before = [] if made is None else made.bijections()
+        layers: list[Bijection] = [*before, Standardization((size,))]
         for layer in range(transforms):
-            if mixing is not None and self.dimensions > 1:
-                layers.append(mixing(self.dimensions))
+            if mixing is not None and size > 1:
+                layers.append(mixing(size))
             if architecture == "coupling":
-                layers.append(self._coupling(elementwise, layer))
+                layers.append(self._coupling(elementwise, layer, size))
             else:
-                ordered = variable_order(order, self.dimensions, layer)
+                ordered = variable_order(order, size, layer)
                 layers.append(self._autoregressive(elementwise, ordered, residual, inverse))
-        self.flow = Flow(FullPrecision(Chain(*layers)), self.event_shape)
+        self.flow = Flow(FullPrecision(Chain(*layers)), self.event_shape, dequantization=made)
 
     def _autoregressive(
         self, transform: Transform, order: list[int], residual: bool, inverse: str
     ) -> Autoregressive:
         network = MaskedMLP(
-            self.dimensions, transform.planes, order=order, residual=residual, **self._network
+            len(order), transform.planes, order=order, residual=residual, **self._network
         )
         return Autoregressive(transform, network, inverse)
 
-    def _coupling(self, transform: Transform, layer: int) -> Coupling:
+    def _coupling(self, transform: Transform, layer: int, size: int) -> Coupling:
         split = (Alternating, Halves)[layer // 2 % 2](flip=layer % 2 == 1)
-        (kept,), (moved,) = split.shapes(self.event_shape)
+        (kept,), (moved,) = split.shapes((size,))
         network = MLP(
             kept,
             transform.planes * moved,

@@ -52,6 +52,8 @@ def build(
         given["num_classes"] = len(dataset.classes)
     if dataset.bits is not None and "bits" in known:
         given["bits"] = dataset.bits
+    if "columns" in known and any(set(kind) > {"name"} for kind in dataset.kinds or ()):
+        given["columns"] = dataset.kinds
     return constructor(**{**given, **options})
 
 
@@ -60,6 +62,7 @@ def check(model: GenerativeModel, dataset: Dataset) -> None:
 
     Raises:
         UsageError: if the model can not be trained on the data, with both sides.
+        DataError: if the data have a constant column, and the model no way with it.
     """
     name = type(model).__name__
     if model.event_shape != tuple(dataset.event_shape):
@@ -78,12 +81,21 @@ def check(model: GenerativeModel, dataset: Dataset) -> None:
         )
     if model.num_classes is not None:
         _check_classes(model, dataset, model.num_classes)
+    if dataset.kind == "vector" and not model.config.get("columns"):
+        _refuse_constant_columns(dataset)
     bits = model.config.get("bits")
     if dataset.bits is not None and bits is not None and bits < dataset.bits:
         raise UsageError(
             f"this {name} is for {bits}-bit pixels, but those of {dataset.name} have "
             f"{dataset.bits} bits: build it with bits={dataset.bits}"
         )
+
+
+def _refuse_constant_columns(dataset: Dataset) -> None:
+    """For models that do not leave constant columns out by themselves."""
+    from steadyflow.data.content import refuse_constant_columns
+
+    refuse_constant_columns(dataset.train.x.numpy(), dataset.columns, dataset.name)
 
 
 def _check_classes(model: GenerativeModel, dataset: Dataset, known: int) -> None:
