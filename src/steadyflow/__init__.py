@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from steadyflow.flow import Flow as Flow
     from steadyflow.models.diffusion import Diffusion as Diffusion
     from steadyflow.models.flow_matching import FlowMatching as FlowMatching
+    from steadyflow.models.fvae import FVAE as FVAE
     from steadyflow.models.glow import Glow as Glow
     from steadyflow.models.maf import MAF as MAF
     from steadyflow.models.model import GenerativeModel as GenerativeModel
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from steadyflow.whitening.transformer import EmbeddingWhitener as EmbeddingWhitener
 
 _HOMES = {
+    "FVAE": "steadyflow.models",
     "Diffusion": "steadyflow.models",
     "EmbeddingWhitener": "steadyflow.whitening.transformer",
     "Flow": "steadyflow.flow",
@@ -47,6 +49,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "FVAE",
     "MAF",
     "NICE",
     "Diffusion",

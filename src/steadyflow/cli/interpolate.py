@@ -36,7 +36,8 @@ def interpolate(
 ) -> dict[str, Any]:
     """Goes from one real example to another through the latents.
 
-    The two ends are the examples themselves; what lies between shows what the model has learned.
+    The two ends are the examples themselves, or what an autoencoder makes of them; what lies
+    between shows what the model has learned.
 
     Args:
         run: a run folder, or a saved model together with --data or two image files.

@@ -8,7 +8,9 @@ point, and decoding it gives the same integers back although arithmetic rounds.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -123,7 +125,7 @@ def decode(model: Model, z: Tensor, context: Tensor | None) -> Tensor:
     flow = flow_of(model)
     if flow is not None:
         return flow.bijection.inverse(z, embed(model, context, len(z)))[0]
-    return _method(model, "decode")(z, context)
+    return real_valued(model, _method(model, "decode")(z, context))
 
 
 def embed(model: Model, context: Tensor | None, batch: int) -> Tensor | None:
@@ -137,6 +139,18 @@ def to_data(model: Model, y: Tensor) -> Tensor:
     """Real-valued y: (batch, *event) to the model's kind of data: integers if it takes them."""
     made = getattr(model, "dequantization", None)
     return y if made is None else made.inverse(y)
+
+
+def is_exact(model: Model) -> bool:
+    """Whether decoding undoes encoding: a flow's does, an autoencoder's only nearly."""
+    return flow_of(model) is not None
+
+
+def posterior_encoder(model: Model) -> Callable[..., Tensor]:
+    """Encodes x by a draw from the posterior of its latents, where a model has one."""
+    method = _method(model, "encode")
+    drawn = "draw" in inspect.signature(method).parameters
+    return functools.partial(method, draw=True) if drawn else method
 
 
 def has_latents(model: Model) -> bool:

@@ -90,7 +90,8 @@ def latent_gaussianity(
 ) -> LatentGaussianity:
     """Compares the latents of data with the model's base.
 
-    Integer data is dequantised with seeded noise, as in training.
+    Integer data is dequantised with seeded noise, as in training; the latents of an autoencoder
+    are drawn from their posterior.
 
     Args:
         model: with latents.
@@ -105,11 +106,12 @@ def latent_gaussianity(
     """
     flow = access.flow_of(model)
     base = StandardNormal(()) if flow is None else flow.base
+    encode = access.posterior_encoder(model)
     parts = []
     with access.at_rest(model, seed):
         for start in range(0, len(x), batch_size):
             c = None if context is None else context[start : start + batch_size]
-            z = model.encode(access.bring(model, x[start : start + batch_size]), c)
+            z = encode(access.bring(model, x[start : start + batch_size]), c)
             parts.append(gaussian_scores(base, z).flatten(1).cpu())
     everything = torch.cat(parts)
     scores = everything[everything.isfinite().all(1)].numpy()

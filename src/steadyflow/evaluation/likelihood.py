@@ -109,7 +109,7 @@ class Evaluation:
             trip = self.round_trip
             rows.append(
                 (
-                    "round trip",
+                    "round trip" if trip.exact else "reconstruction",
                     f"max error {trip.maximum:.1e}, mean {trip.mean:.1e} ({trip.dtype})",
                 )
             )

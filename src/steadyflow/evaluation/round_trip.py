@@ -25,12 +25,15 @@ class RoundTrip:
         mean: the mean error, in the same units.
         examples: how many examples were sent.
         dtype: the arithmetic.
+        exact: whether the map is invertible and errors are rounding; False for an autoencoder,
+            whose round trip is a reconstruction.
     """
 
     maximum: float
     mean: float
     examples: int
     dtype: str
+    exact: bool = True
 
 
 def round_trip(
@@ -62,6 +65,7 @@ def round_trip(
         mean=float(errors.mean()),
         examples=len(errors),
         dtype=str(access.place(model)[1]).removeprefix("torch."),
+        exact=access.is_exact(model),
     )
 
 

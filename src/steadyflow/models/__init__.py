@@ -13,6 +13,7 @@ from steadyflow.errors import unknown
 if TYPE_CHECKING:
     from steadyflow.models.diffusion import Diffusion as Diffusion
     from steadyflow.models.flow_matching import FlowMatching as FlowMatching
+    from steadyflow.models.fvae import FVAE as FVAE
     from steadyflow.models.glow import Glow as Glow
     from steadyflow.models.maf import MAF as MAF
     from steadyflow.models.model import GenerativeModel as GenerativeModel
@@ -40,6 +41,7 @@ class Entry(NamedTuple):
 
 
 FLOW = {"vector": "exact", "image": "bound"}  # a bound, since the pixels are dequantised
+BOUND = {"vector": "bound", "image": "bound"}  # the evidence lower bound
 ODE = {"vector": "estimate", "image": "estimate"}  # solved to a tolerance
 
 # by their names on the command line
@@ -55,6 +57,12 @@ MODELS: dict[str, Entry] = {
         "Glow",
         "invertible 1x1 convolutions, for images (Kingma & Dhariwal 2018)",
         {"image": "bound"},
+    ),
+    "fvae": Entry(
+        "fvae",
+        "FVAE",
+        "variational autoencoder and flow in one, the plain VAE too (Su & Wu 2018)",
+        BOUND,
     ),
     "maf": Entry(
         "maf",

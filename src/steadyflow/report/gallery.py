@@ -101,7 +101,9 @@ def _of_images(model: Model, dataset: Any, split: Any, folder: Path, seed: int) 
         images.interpolation(model, split.x, split.y, folder / "interpolation.png", **look)
         drawn.append("interpolation")
     images.neighbours(model, known, folder / "neighbours.png", **look)
-    return [_picture(name) for name in [*drawn, "neighbours"]]
+    between = "" if access.is_exact(model) else ENDS
+    more = {"interpolation": between}
+    return [_picture(name, more.get(name, "")) for name in [*drawn, "neighbours"]]
 
 
 def _of_vectors(model: Model, dataset: Any, split: Any, folder: Path, seed: int) -> list[Picture]:
@@ -126,7 +128,8 @@ def _of_latents(model: Model, dataset: Any, split: Any, folder: Path, seed: int)
     y = None if split.y is None else split.y[rows]
     path = folder / "reconstruction.png"
     diagnostics.reconstruction(model, split.x[rows], y, path, white=white_of(dataset))
-    return [*pictures, _picture("reconstruction")]
+    known = "reconstruction" if access.is_exact(model) else "reconstruction of an autoencoder"
+    return [*pictures, Picture(path.name, TITLES["reconstruction"], CAPTIONS[known])]
 
 
 def latents_in_words(found: LatentGaussianity) -> str:
@@ -156,6 +159,8 @@ TITLES = {
     "reconstruction": "There and back",
     "training": "Training",
 }
+
+ENDS = "Of an autoencoder the images next to the real ones are what it makes of them."
 
 CAPTIONS = {
     "samples": (
@@ -193,6 +198,10 @@ CAPTIONS = {
     "reconstruction": (
         "Data are sent to latents and back. The map is exact, so what remains is rounding: good "
         "errors lie far left of one thousandth of the data's range."
+    ),
+    "reconstruction of an autoencoder": (
+        "Data are sent to latents and back. The latents keep what the model found worth its rate: "
+        "good reconstructions are easily recognised, and lose only what looks like noise."
     ),
     "training": (
         "Loss over the steps of training; lower is better. The validation curve should fall with "

@@ -101,6 +101,8 @@ def interpolation(
 ) -> Path:
     """Ways through the latents from one real image (left) to another (right), a pair a row.
 
+    The ways of an autoencoder, whose ends are not quite the real images, stand between these.
+
     Args:
         model: with latents.
         x: (N, C, H, W) real images to choose pairs from.
@@ -116,12 +118,15 @@ def interpolation(
     ways = []
     for i, j in chosen[: 2 * (min(2 * pairs, len(x)) // 2)].reshape(-1, 2).tolist():
         ends = None if context is None else (context[i], context[j])
-        ways.append(evaluation.interpolate(model, x[i], x[j], steps, ends))
+        way = evaluation.interpolate(model, x[i], x[j], steps, ends).cpu()
+        ways.append(
+            way if access.is_exact(model) else torch.cat((x[i : i + 1], way, x[j : j + 1]))
+        )
     return image_grid(
         torch.stack(ways),
         path,
         title="Between two real images (left and right) through the latents",
-        columns=["real", *[""] * (steps - 2), "real"],
+        columns=["real", *[""] * (len(ways[0]) - 2), "real"],
         white=white,
     )
 

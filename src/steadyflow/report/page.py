@@ -119,10 +119,11 @@ def numbers(evaluation: Evaluation) -> Facts:
         rows.append(("Examples without a finite likelihood", f"{e.non_finite:,}"))
     if e.round_trip is not None:
         trip = e.round_trip
+        way = "Round trip" if trip.exact else "Reconstruction"
         rows += [
-            ("Round trip, largest error", f"{trip.maximum:.1e} of the data's range"),
+            (f"{way}, largest error", f"{trip.maximum:.1e} of the data's range"),
             (
-                "Round trip, mean error",
+                f"{way}, mean error",
                 f"{trip.mean:.1e} ({trip.examples} examples, {trip.dtype})",
             ),
         ]

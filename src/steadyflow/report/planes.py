@@ -33,6 +33,7 @@ from steadyflow.report.style import (
 
 CELLS = 220  # of the heat map, each way
 POINTS = 1000  # points of a scatter
+DRAWS = 20  # of a bound, for each cell
 
 
 def density(
@@ -84,10 +85,7 @@ def heat_map(
     """The density on a net over the box from low to high, (2,) each."""
     edges = [torch.linspace(float(a), float(b), CELLS) for a, b in zip(low, high, strict=True)]
     net = torch.cartesian_prod(*edges)
-    if context is None:
-        log_prob = evaluation.log_likelihoods(model, net, batch_size=10_000)
-    else:
-        log_prob = _marginal(model, net, context)
+    log_prob = _log_likelihoods(model, net) if context is None else _marginal(model, net, context)
     heat = log_prob.exp().reshape(CELLS, CELLS).T.numpy()
     box = (low[0], high[0], low[1], high[1])
     # a density has no upper limit: one sharp peak must not bleach the rest
@@ -112,6 +110,9 @@ def latent_plane(axes: Axes, model: Model, x: Tensor, context: Tensor | None) ->
     try:
         found = evaluation.latent_gaussianity(model, x, context)
     except UsageError:  # hardly any finite latents
+        axes.set_axis_off()
+        return
+    if found.scores.shape[1] != 2:
         axes.set_axis_off()
         return
     axes.plot(*found.scores.T, ".", color=BLUE, markersize=2.5, alpha=0.6)
@@ -220,12 +221,16 @@ def frame(x: Tensor, margin: float = 0.12) -> tuple[np.ndarray, np.ndarray]:
     return low - room, high + room
 
 
+def _log_likelihoods(model: Model, net: Tensor, context: Tensor | None = None) -> Tensor:
+    draws = DRAWS if model.likelihood == "bound" else 1
+    return evaluation.log_likelihoods(model, net, context, batch_size=10_000, draws=draws)
+
+
 def _marginal(model: Model, net: Tensor, context: Tensor) -> Tensor:
     """The marginal log sum_c p(c) p(x|c) with the classes as often as in context."""
     values, counts = context.unique(return_counts=True)
     parts = [
-        evaluation.log_likelihoods(model, net, value.expand(len(net)), batch_size=10_000)
-        + math.log(int(count) / len(context))
+        _log_likelihoods(model, net, value.expand(len(net))) + math.log(int(count) / len(context))
         for value, count in zip(values, counts, strict=True)
     ]
     return torch.stack(parts).logsumexp(0)
