@@ -11,7 +11,7 @@ import inspect
 import json
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -246,24 +246,31 @@ class GenerativeModel(nn.Module):
             return context.expand(batch, -1)
         raise ValueError(f"{batch} examples need {batch} rows of context, got {context.shape[0]}")
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(
+        self, folder: str | Path, state: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Writes config.json and model.safetensors into a folder, all or nothing.
 
         A folder that holds something else keeps it: there the two files are replaced one by one.
+
+        Args:
+            folder: where to.
+            state: the weights to write; the model's own `state_dict()` without it.
         """
+        state = self.state_dict() if state is None else state
         folder = Path(folder)
         if folder.is_dir() and not _only_a_model(folder):
             with (
                 replace_file(folder / CONFIG) as config,
                 replace_file(folder / WEIGHTS) as weights,
             ):
-                self._write(config, weights)
+                self._write(config, weights, state)
             return
         with replace_folder(folder) as aside:
-            self._write(aside / CONFIG, aside / WEIGHTS)
+            self._write(aside / CONFIG, aside / WEIGHTS, state)
 
-    def _write(self, config: Path, weights: Path) -> None:
-        tensors = {k: v.detach().contiguous().cpu() for k, v in self.state_dict().items()}
+    def _write(self, config: Path, weights: Path, state: Mapping[str, Tensor]) -> None:
+        tensors = {k: v.detach().contiguous().cpu() for k, v in state.items()}
         content = {"model": self.name, "config": self.config}
         config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         safetensors.torch.save_file(tensors, str(weights), {"format": "pt"})

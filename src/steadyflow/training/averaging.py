@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steadyflow.training.sharding import like, whole
+
 
 class WeightAverage:
     """Keeps the average of some parameters.
@@ -60,14 +62,14 @@ class WeightAverage:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""
-        return {"updates": self.updates, "means": self.means}
+        return {"updates": self.updates, "means": whole(self.means)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from what `state_dict` gave."""
         self.updates = state["updates"]
         with torch.no_grad():
             for mean, saved in zip(self.means, state["means"], strict=True):
-                mean.copy_(saved)
+                mean.copy_(like(mean, saved))
 
     def _fill(self, values: list[Tensor]) -> None:
         with torch.no_grad():

@@ -16,6 +16,7 @@ from steadyflow.data import Split
 from steadyflow.training.checkpoint import saving
 from steadyflow.training.history import History, in_units
 from steadyflow.training.randomness import own_randomness
+from steadyflow.training.sharding import whole
 from steadyflow.training.step import Training
 
 SOONEST = 100  # steps between validations, unless validate_every says otherwise
@@ -160,12 +161,12 @@ class Validation(Callback):
     def _write(self, training: Training) -> None:
         self.kept = True
         training.model.settle()
+        state = whole(training.model.state_dict())
         if self.folder is None:
-            state = training.model.state_dict()
             self.weights = {name: value.detach().cpu().clone() for name, value in state.items()}
         elif training.trainer.is_global_zero:
             with saving(self.folder):
-                training.model.save_pretrained(self.folder)
+                training.model.save_pretrained(self.folder, state)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""

@@ -17,6 +17,7 @@ from steadyflow.errors import UsageError, require
 from steadyflow.training import checkpoint
 from steadyflow.training.options import TrainingOptions
 from steadyflow.training.processes import launched_from_outside, local_processes
+from steadyflow.training.sharding import Sharded
 
 PRECISIONS = {"float32": "32-true", "bf16-mixed": "bf16-mixed", "float64": "64-true"}
 
@@ -56,7 +57,7 @@ def make_trainer(
     return lightning.Trainer(
         accelerator=accelerator,
         devices=processes,
-        strategy=_strategy(processes, accelerator, game),
+        strategy=_strategy(processes, accelerator, options.shard, game),
         precision=PRECISIONS[options.precision],  # type: ignore[arg-type]
         callbacks=list(callbacks),
         logger=_logger(options, folder),
@@ -85,12 +86,14 @@ def _accelerator(options: TrainingOptions, processes: int) -> str:
     return "cuda"
 
 
-def _strategy(processes: int, accelerator: str, game: bool) -> Any:
-    """DDP. On the CPU new processes are forked from one that has torch imported already.
+def _strategy(processes: int, accelerator: str, shard: bool, game: bool) -> Any:
+    """DDP or its sharded kind. New processes on the CPU are forked from one that has torch.
 
     In a game each backward pass reaches one player's weights: DDP must look which.
     """
     if launched_from_outside():
+        if shard:
+            return Sharded()
         several = int(os.environ["WORLD_SIZE"]) > 1
         return DDPStrategy(find_unused_parameters=game) if several else "auto"
     if processes == 1:
@@ -99,6 +102,8 @@ def _strategy(processes: int, accelerator: str, game: bool) -> Any:
     if accelerator == "cpu" and "forkserver" in multiprocessing.get_all_start_methods():
         multiprocessing.set_forkserver_preload(["steadyflow.training.session"])
         start = "forkserver"
+    if shard:
+        return Sharded(start_method=start)  # type: ignore[arg-type]
     return DDPStrategy(start_method=start, find_unused_parameters=game)  # type: ignore[arg-type]
 
 

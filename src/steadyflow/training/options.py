@@ -35,6 +35,8 @@ class TrainingOptions:
         seed: decides the first weights, the order of the examples and the noise.
         device: 'auto' takes a GPU if there is one; 'cpu' or 'cuda'.
         processes: processes on this machine, one a GPU; they share each batch.
+        shard: cut the weights, their gradients and Adam's state over the processes (FSDP), for a
+            model that is too large for one GPU.
         accumulate: cut each batch into that many parts, one after another, to save memory.
         validate_every: steps between validations; None for once an epoch, but not more often than
             every 100 steps.
@@ -72,6 +74,7 @@ class TrainingOptions:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: int = 1
+    shard: bool = False
     accumulate: int = 1
     validate_every: int | None = None
     patience: int | None = None

@@ -33,6 +33,7 @@ from steadyflow.training.processes import (
 from steadyflow.training.progress import Progress
 from steadyflow.training.quietness import quiet
 from steadyflow.training.run import CHECKPOINT, CONFIG, METRICS, MODEL, Run
+from steadyflow.training.sharding import is_sharded
 from steadyflow.training.step import STATE, Training
 
 if TYPE_CHECKING:
@@ -160,6 +161,8 @@ def _finish(
         weights = safetensors.torch.load_file(validation.folder / WEIGHTS)
         rows = read(validation.folder.parent / METRICS)
     assert weights is not None
+    if is_sharded(model):  # and stays so: what is given back is whole
+        model = type(model)(**model.config)
     model.load_state_dict(weights)
     model.eval()
     if training.stopped == "failed":

@@ -30,6 +30,7 @@ from steadyflow.training.processes import started_by_fit
 from steadyflow.training.quietness import hush
 from steadyflow.training.randomness import seed_everything
 from steadyflow.training.replay import Replay
+from steadyflow.training.sharding import whole
 
 DATA_SHARE = 0.25  # of the free memory of a GPU may be taken by the examples
 STATE = "steadyflow"  # the key of our own state in a checkpoint
@@ -274,7 +275,7 @@ class Training(lightning.LightningModule):
     def _clip(self, player: Player) -> float:
         """Shortens a player's gradient if it is too long; gives its length before."""
         gradients = [p.grad for p in player.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients).item()
+        norm = whole(torch.nn.utils.get_total_norm(gradients)).item()
         if 0 < self.options.clip < norm < math.inf:
             torch._foreach_mul_(gradients, self.options.clip / norm)
         return norm
