@@ -12,7 +12,7 @@ Su et al., "Whitening Sentence Representations for Better Semantics and Faster R
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -161,9 +161,11 @@ class Whitening(FlowModel):
         """The cosine of the whitened a and b: (n, d) each, shape (n,)."""
         return F.cosine_similarity(self.transform(a), self.transform(b))
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(
+        self, folder: str | Path, state: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Writes the model, and beside it the moments, so that it can be merged later."""
-        super().save_pretrained(folder)
+        super().save_pretrained(folder, state)
         if self.moments is not None:
             self.moments.save(Path(folder) / MOMENTS)
 

@@ -79,7 +79,7 @@ def is_sharded(model: GenerativeModel) -> bool:
 def whole(tree: Any) -> Any:
     """The same dicts, lists and values, with tensors that are cut gathered; a collective call."""
     if isinstance(tree, DTensor):
-        gathered = tree.detach().full_tensor()
+        gathered = tree.full_tensor().detach()
         return gathered.wait() if isinstance(gathered, AsyncCollectiveTensor) else gathered
     if isinstance(tree, Mapping):
         return {key: whole(value) for key, value in tree.items()}
@@ -108,6 +108,10 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
     # the outermost chains' bijections that hold networks: a chain calls each as a whole
     for part in module.children():
         if isinstance(part, Chain):
-            yield from (b for b in part.bijections if [*b.parameters()] and [*b.children()])
+            yield from (b for b in part.bijections if _has_network(b))
         else:
             yield from _layers(part)
+
+
+def _has_network(layer: nn.Module) -> bool:
+    return any(True for _ in layer.children()) and any(True for _ in layer.parameters())
