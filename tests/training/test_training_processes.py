@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from watchers import Crash, Signal, Spoil
+from watchers import Crash, Kill, Save, Signal, Spoil
 
 from steadyflow.errors import TrainingError
 from steadyflow.training import Run, load, resume
@@ -56,6 +56,18 @@ def test_fewer_rows_than_processes(small, fit):
 def test_a_failing_process_is_reported(points, small, fit):
     with pytest.raises(TrainingError, match=r"one of the training processes failed.*power"):
         fit(small(), points, processes=2, callbacks=[Crash(2)])
+
+
+@pytest.mark.parametrize("shard", [False, True])
+@pytest.mark.slow
+def test_a_run_goes_on_after_a_worker_was_killed(tmp_path, points, small, fit, shard):
+    options = {"processes": 2, "shard": shard, "run": tmp_path / "run"}
+    one = fit(small(), points)
+    with pytest.raises(TrainingError, match=r"one of the training processes (died|failed)"):
+        fit(small(), points, callbacks=[Save(4, tmp_path / "run"), Kill(7)], **options)
+    rest = resume(tmp_path / "run")
+    assert rest.steps == one.steps
+    assert_same(one.model, rest.model)
 
 
 @pytest.mark.slow

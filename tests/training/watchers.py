@@ -6,6 +6,8 @@ import signal
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from steadyflow.training.run import CHECKPOINT
+
 
 class Losses(Callback):
     """Notes the loss of every step."""
@@ -51,3 +53,25 @@ class Crash(Callback):
     def on_train_batch_end(self, trainer, training, *_):
         if training.step == self.step:
             raise RuntimeError("the power is out")
+
+
+class Save(Callback):
+    """Saves the run's checkpoint after a step."""
+
+    def __init__(self, step, run):
+        self.step, self.run = step, run
+
+    def on_train_batch_end(self, trainer, training, *_):
+        if training.step == self.step:
+            trainer.save_checkpoint(self.run / CHECKPOINT)
+
+
+class Kill(Callback):
+    """Kills the second process after a step, without a chance to say so."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, training, *_):
+        if training.step == self.step and trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
