@@ -21,6 +21,7 @@ from steadyflow.bijections import (
     Affine,
     Alternating,
     Autoregressive,
+    AutoregressiveTransformer,
     Bijection,
     Chain,
     Checkerboard,
@@ -35,6 +36,7 @@ from steadyflow.bijections import (
     Inverse,
     InvertibleConvolution,
     Leading,
+    LearnedOrder,
     LearnedPrior,
     Logit,
     LULinear,
@@ -42,6 +44,7 @@ from steadyflow.bijections import (
     MixtureOfLogistics,
     MultiScale,
     NormalizedConvolution,
+    Patches,
     Permutation,
     PrincipalAxes,
     RationalQuadraticSpline,
@@ -67,6 +70,7 @@ from steadyflow.models.realnvp import RealNVP
 from steadyflow.models.sentence_flow import SentenceFlow
 from steadyflow.models.spline_flow import SplineFlow
 from steadyflow.models.whitening import Whitening
+from steadyflow.models.tarflow import TarFlow
 from steadyflow.networks import MLP, MaskedMLP, ResidualConvNet, VectorField
 
 CLIP = 10.0
@@ -350,6 +354,18 @@ BIJECTIONS: dict[str, Case] = {
     },
     "learned-prior-vector": Case(lambda: LearnedPrior((3,)), (3,)),
     "learned-prior-context": Case(lambda: LearnedPrior((2, 2, 3), 3), (2, 2, 3), context=3),
+    "patches": Case(lambda: Patches((2, 4, 6), 2), (2, 4, 6)),
+    "transformer": Case(
+        lambda: AutoregressiveTransformer(4, 2, width=16, layers=1, heads=2, bound=2.0), (4, 2)
+    ),
+    "transformer-context": Case(
+        lambda: AutoregressiveTransformer(
+            3, 2, width=8, layers=2, context_features=3, scale="softsign", checkpoint=True
+        ),
+        (3, 2),
+        context=3,
+    ),
+    "learned-order": Case(lambda: LearnedOrder(4), (4, 2)),
     "continuous": Case(lambda: continuous(3), (3,), compiles=False),
     "continuous-context": Case(
         lambda: continuous(2, 3, method="tsit5"), (2,), context=3, compiles=False
@@ -505,6 +521,33 @@ MODELS |= {
     ),
     "sentence-flow-raw-classes": Model(
         lambda: SentenceFlow(event_shape=[4], num_classes=3, whiten=False, **_sentence)
+_tar: Any = {"channels": 8, "blocks": 2, "bound": 1.0}
+
+MODELS |= {
+    "tarflow-image": Model(
+        lambda: TarFlow(event_shape=[1, 4, 4], patch_size=2, layers_per_block=[1, 2], **_tar),
+        integer=8,
+    ),
+    "tarflow-image-classes": Model(
+        lambda: TarFlow(
+            event_shape=[3, 2, 4], num_classes=3, layers_per_block=1, alpha=0.05, bits=5, **_tar
+        ),
+        integer=5,
+    ),
+    "tarflow-image-real": Model(
+        lambda: TarFlow(
+            event_shape=[2, 3, 2],
+            context_features=2,
+            orders="learned",
+            layers_per_block=1,
+            drop_context=0.0,
+            bits=0,
+            **_tar,
+        )
+    ),
+    "tarflow-image-noise": Model(
+        lambda: TarFlow(event_shape=[1, 4, 2], sigma=0.005, layers_per_block=1, bits=4, **_tar),
+        integer=4,
     ),
 }
 

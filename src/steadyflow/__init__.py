@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from steadyflow.models.realnvp import RealNVP as RealNVP
     from steadyflow.models.sentence_flow import SentenceFlow as SentenceFlow
     from steadyflow.models.spline_flow import SplineFlow as SplineFlow
+    from steadyflow.models.tarflow import TarFlow as TarFlow
     from steadyflow.models.whitening import Whitening as Whitening
     from steadyflow.training import fit as fit
     from steadyflow.training import load as load
@@ -44,6 +45,7 @@ _HOMES = {
     "SentenceFlow": "steadyflow.models",
     "SplineFlow": "steadyflow.models",
     "Whitening": "steadyflow.models",
+    "TarFlow": "steadyflow.models",
     "fit": "steadyflow.training",
     "load": "steadyflow.training",
 }
@@ -64,6 +66,7 @@ __all__ = [
     "RealNVP",
     "SentenceFlow",
     "SplineFlow",
+    "TarFlow",
     "Whitening",
     "fit",
     "load",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from steadyflow.bases import Base, StandardNormal
 from steadyflow.bijections.bijection import Bijection
 from steadyflow.bijections.columns import Columns
-from steadyflow.bijections.dequantization import UniformDequantization
+from steadyflow.bijections.dequantization import GaussianNoise, UniformDequantization
 from steadyflow.bijections.variational import VariationalDequantization
 from steadyflow.checking import CheckReport, check_flow
 from steadyflow.distribution import FlowDistribution

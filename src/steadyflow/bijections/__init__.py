@@ -5,7 +5,7 @@ from steadyflow.bijections.bijection import Bijection, Chain, Inverse
 from steadyflow.bijections.columns import Columns, Interval
 from steadyflow.bijections.convolution import InvertibleConvolution, NormalizedConvolution
 from steadyflow.bijections.coupling import Alternating, Checkerboard, Coupling, Halves, Split
-from steadyflow.bijections.dequantization import UniformDequantization
+from steadyflow.bijections.dequantization import GaussianNoise, UniformDequantization
 from steadyflow.bijections.elementwise import Logit, Scaling, Shift, Standardization
 from steadyflow.bijections.linear import (
     HouseholderLinear,
@@ -20,8 +20,9 @@ from steadyflow.bijections.normalization import ActNorm
 from steadyflow.bijections.ode import ContinuousFlow
 from steadyflow.bijections.precision import FullPrecision
 from steadyflow.bijections.priors import LearnedPrior
-from steadyflow.bijections.shape import Flatten, MultiScale, Squeeze, Unsqueeze
+from steadyflow.bijections.shape import Flatten, MultiScale, Patches, Squeeze, Unsqueeze
 from steadyflow.bijections.splines import CircularSpline, RationalQuadraticSpline
+from steadyflow.bijections.transformer import AutoregressiveTransformer, LearnedOrder
 from steadyflow.bijections.transforms import Additive, Affine, Transform
 from steadyflow.bijections.variational import VariationalDequantization
 from steadyflow.bijections.whitening import Leading, PrincipalAxes
@@ -32,6 +33,7 @@ __all__ = [
     "Affine",
     "Alternating",
     "Autoregressive",
+    "AutoregressiveTransformer",
     "Bijection",
     "Chain",
     "Checkerboard",
@@ -41,6 +43,7 @@ __all__ = [
     "Coupling",
     "Flatten",
     "FullPrecision",
+    "GaussianNoise",
     "Halves",
     "HouseholderLinear",
     "Interval",
@@ -48,12 +51,14 @@ __all__ = [
     "InvertibleConvolution",
     "LULinear",
     "Leading",
+    "LearnedOrder",
     "LearnedPrior",
     "Logit",
     "MatrixExponential",
     "MixtureOfLogistics",
     "MultiScale",
     "NormalizedConvolution",
+    "Patches",
     "Permutation",
     "PrincipalAxes",
     "RationalQuadraticSpline",

@@ -16,8 +16,8 @@ Papamakarios, Pavlakou & Murray, "Masked Autoregressive Flow" (2017); Song, Meng
 "Accelerating Feedforward Computation via Parallel Nonlinear Equation Solving" (2021), for the
 rounds. IAF is `Inverse(Autoregressive(...))`: quick draws, one pass, and a slow density.
 
-Gradients through the inverse follow from z = f(x; theta): dx = J^-1 (dz - df). The triangular
-system with J is solved by the same kind of rounds, on vector-Jacobian products.
+Gradients through the inverse solve a triangular system by the same kind of rounds, on
+vector-Jacobian products: see `steadyflow.bijections.implicit`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from steadyflow.bijections import fused_autoregressive
 from steadyflow.bijections.bijection import Bijection, Transformed
+from steadyflow.bijections.implicit import attach_gradient
 from steadyflow.bijections.precision import widened
 from steadyflow.bijections.transforms import Transform
 from steadyflow.errors import unknown
@@ -87,9 +88,20 @@ class Autoregressive(Bijection):
                 x, log_det = self._solve(z.detach(), context)
             if not torch.is_grad_enabled():
                 return x, log_det
-            # x + J^-1 (z - f(x)): the second term is rounding, and left out; its gradient is not
-            x = x + _Solve.apply(z - self.forward(x, context)[0], self, x, context)
+            fixed = None if context is None else context.detach()
+            residual = z - self.forward(x, context)[0]
+            x = attach_gradient(
+                x, residual, lambda x: self._linearized(x, fixed), rounds=x.shape[1]
+            )
             return x, -self.forward(x, context)[1]
+
+    def _linearized(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """z, differentiable in x, and the slope of each variable."""
+        parameters = self.network(x, context).to(x.dtype)
+        z, _ = self.transform.forward(x, parameters)
+        y, fixed = x.detach().requires_grad_(), parameters.detach()
+        (slope,) = torch.autograd.grad(self.transform.forward(y, fixed)[0].sum(), y)
+        return z, slope
 
     def _solve(self, z: Tensor, context: Tensor | None) -> Transformed:
         if self.method == "fixed-point" and not torch.compiler.is_compiling():
@@ -124,39 +136,3 @@ class Autoregressive(Bijection):
     def extra_repr(self) -> str:
         """Transform and way of inversion, for the printed model."""
         return f"transform={type(self.transform).__name__}, inverse={self.method}"
-
-
-class _Solve(torch.autograd.Function):
-    """J^-1 r for r = 0; its gradient is the transposed solve, v = J^-T g.
-
-    J^T v = g with J = diag(a) + L, L strictly triangular in the order of the variables: the rounds
-    v <- (g - L^T v) / a end after at most D of them.
-    """
-
-    @staticmethod
-    def forward(ctx, residual, layer, x, context):
-        ctx.layer, ctx.context = layer, None if context is None else context.detach()
-        ctx.save_for_backward(x)
-        return torch.zeros_like(residual)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, g):
-        (x,) = ctx.saved_tensors
-        layer: Autoregressive = ctx.layer
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            parameters = layer.network(x, ctx.context).to(x.dtype)
-            z, _ = layer.transform.forward(x, parameters)
-        fixed = parameters.detach()
-        with torch.enable_grad():
-            y = x.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(layer.transform.forward(y, fixed)[0].sum(), y)
-        v = g / slope
-        for _ in range(x.shape[1]):
-            (product,) = torch.autograd.grad(z, x, v, retain_graph=True)
-            step = (g - product) / slope
-            v = v + step
-            if not step.abs().max() > 0:
-                break
-        return v, None, None, None

@@ -21,6 +21,7 @@ from steadyflow.bijections.bijection import (
     same_shape,
     zero_log_det,
 )
+from steadyflow.networks.patches import check_patch, from_patches, to_patches
 
 
 class Flatten(Bijection):
@@ -94,6 +95,40 @@ class Unsqueeze(Bijection):
     def input_shape(self, event_shape: Shape) -> Shape:
         """(4c, h/2, w/2)."""
         return squeezed(event_shape)
+
+
+class Patches(Bijection):
+    """Cuts images into patches: (batch, c, h, w) to (batch, h w / p^2, c p^2), row by row.
+
+    Args:
+        event_shape: (c, h, w); p must divide h and w.
+        patch: p, the side of a patch in pixels.
+    """
+
+    def __init__(self, event_shape: Sequence[int], patch: int):
+        super().__init__()
+        channels, height, width = event_shape
+        check_patch((channels, height, width), patch)
+        self.event_shape, self.patch = (channels, height, width), patch
+        self.token_shape = (height * width // patch**2, channels * patch**2)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
+        """Cuts up."""
+        return to_patches(x, self.patch), zero_log_det(x)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
+        """Puts together."""
+        return from_patches(z, self.event_shape, self.patch), zero_log_det(z)
+
+    def output_shape(self, event_shape: Shape) -> Shape:
+        """(patches, numbers of a patch)."""
+        same_shape(self, self.event_shape, event_shape)
+        return self.token_shape
+
+    def input_shape(self, event_shape: Shape) -> Shape:
+        """The shape given to the constructor."""
+        same_shape(self, self.token_shape, event_shape)
+        return self.event_shape
 
 
 def space_to_channels(x: Tensor) -> Tensor:

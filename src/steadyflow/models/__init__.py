@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from steadyflow.models.realnvp import RealNVP as RealNVP
     from steadyflow.models.sentence_flow import SentenceFlow as SentenceFlow
     from steadyflow.models.spline_flow import SplineFlow as SplineFlow
+    from steadyflow.models.tarflow import TarFlow as TarFlow
     from steadyflow.models.whitening import Whitening as Whitening
 
 
@@ -75,6 +76,12 @@ MODELS: dict[str, Entry] = {
         "SplineFlow",
         "neural spline flow, for tables (Durkan et al. 2019)",
         {"vector": "exact"},
+    ),
+    "tarflow": Entry(
+        "tarflow",
+        "TarFlow",
+        "transformer autoregressive flow on patches of images (Zhai et al. 2024)",
+        {"image": "bound"},
     ),
     "diffusion": Entry(
         "diffusion",

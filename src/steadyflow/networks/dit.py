@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steadyflow.networks.patches import check_patch, from_patches, to_patches
 from steadyflow.networks.precision import full_precision
+from steadyflow.networks.transformer import heads_apart, heads_together
 from steadyflow.networks.vector_field import TimeFeatures
 
 
@@ -36,9 +38,8 @@ class ModulatedBlock(nn.Module):
         """(batch, patches, width) and (batch, width) to (batch, patches, width)."""
         a, b, c, d, e, f = self.modulation(given)[:, None].chunk(6, 2)
         x = self.norm(h) * (1 + a) + b
-        query, key, value = self.together(x).unflatten(2, (3, self.heads, -1)).unbind(2)
-        seen = F.scaled_dot_product_attention(*(p.transpose(1, 2) for p in (query, key, value)))
-        h = h + c * self.mixed(seen.transpose(1, 2).flatten(2))
+        seen = F.scaled_dot_product_attention(*heads_apart(self.together(x), 3, self.heads))
+        h = h + c * self.mixed(heads_together(seen))
         x = self.norm(h) * (1 + d) + e
         return h + f * self.outer(F.gelu(self.inner(x)))
 
@@ -66,14 +67,10 @@ class DiffusionTransformer(nn.Module):
     ):
         super().__init__()
         channels, height, side = event_shape
-        if height % patch or side % patch:
-            raise ValueError(
-                f"patches of {patch} x {patch} do not tile an image of {height} x {side}: choose "
-                "a patch that divides both"
-            )
+        check_patch((channels, height, side), patch)
         if width % heads:
             raise ValueError(f"width must be a multiple of the {heads} heads, got {width}")
-        self.patch, self.grid = patch, (height // patch, side // patch)
+        self.patch = patch
         self.time = TimeFeatures(4)
         self.given = nn.Sequential(
             nn.Linear(self.time.features + (context_features or 0), width),
@@ -83,7 +80,7 @@ class DiffusionTransformer(nn.Module):
         )
         inside = channels * patch**2
         self.input = nn.Linear(inside, width)
-        self.place = nn.Parameter(0.02 * torch.randn(self.grid[0] * self.grid[1], width))
+        self.place = nn.Parameter(0.02 * torch.randn(height * side // patch**2, width))
         self.blocks = nn.ModuleList(ModulatedBlock(width, heads) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, inside)
@@ -96,11 +93,10 @@ class DiffusionTransformer(nn.Module):
         if context is not None:
             features = torch.cat((features, context.to(x.dtype)), 1)
         given = self.given(features)
-        patches = F.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
-        h = self.input(patches) + self.place
+        h = self.input(to_patches(x, self.patch)) + self.place
         for block in self.blocks:
             h = block(h, given)
         h = self.norm(h)
         with full_precision(h):
             flat = self.output(h.to(self.output.weight.dtype))
-        return F.pixel_shuffle(flat.transpose(1, 2).unflatten(2, self.grid), self.patch)
+        return from_patches(flat, x.shape[1:], self.patch)
