@@ -30,6 +30,7 @@ from steadyflow.bijections import (
     Coupling,
     Flatten,
     FullPrecision,
+    Gaussianization,
     Halves,
     HouseholderLinear,
     Interval,
@@ -282,6 +283,12 @@ def _vector_chain(context: int | None = None) -> Chain:
     )
 
 
+def _seen(bijection: Bijection) -> Bijection:
+    """The same, initialised on eight examples of two-channel images."""
+    bijection.initialize(torch.linspace(0, 0.999, 64).view(8, 2, 2, 2).square())
+    return bijection
+
+
 BIJECTIONS: dict[str, Case] = {
     "permutation-vector": Case(lambda: Permutation([2, 0, 3, 1]), (4,)),
     "permutation-image": Case(lambda: Permutation([2, 0, 1]), (3, 2, 2)),
@@ -354,6 +361,9 @@ BIJECTIONS: dict[str, Case] = {
     },
     "learned-prior-vector": Case(lambda: LearnedPrior((3,)), (3,)),
     "learned-prior-context": Case(lambda: LearnedPrior((2, 2, 3), 3), (2, 2, 3), context=3),
+    "gaussianization": Case(
+        lambda: _seen(Gaussianization(2, 8)), (2, 2, 2), domain=(0.0, 1.0), far=False
+    ),
     "patches": Case(lambda: Patches((2, 4, 6), 2), (2, 4, 6)),
     "transformer": Case(
         lambda: AutoregressiveTransformer(4, 2, width=16, layers=1, heads=2, bound=2.0), (4, 2)
@@ -530,7 +540,12 @@ MODELS |= {
     ),
     "tarflow-image-classes": Model(
         lambda: TarFlow(
-            event_shape=[3, 2, 4], num_classes=3, layers_per_block=1, alpha=0.05, bits=5, **_tar
+            event_shape=[3, 2, 4],
+            num_classes=3,
+            layers_per_block=1,
+            gaussianize=False,
+            bits=5,
+            **_tar,
         ),
         integer=5,
     ),

@@ -20,7 +20,7 @@ from steadyflow.bijections.variational import VariationalDequantization
 from steadyflow.checking import CheckReport, check_flow
 from steadyflow.distribution import FlowDistribution
 
-Dequantization = UniformDequantization | VariationalDequantization | Columns
+Dequantization = UniformDequantization | VariationalDequantization | GaussianNoise | Columns
 
 
 class Flow(nn.Module):

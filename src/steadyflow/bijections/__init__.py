@@ -7,6 +7,7 @@ from steadyflow.bijections.convolution import InvertibleConvolution, NormalizedC
 from steadyflow.bijections.coupling import Alternating, Checkerboard, Coupling, Halves, Split
 from steadyflow.bijections.dequantization import GaussianNoise, UniformDequantization
 from steadyflow.bijections.elementwise import Logit, Scaling, Shift, Standardization
+from steadyflow.bijections.gaussianization import Gaussianization
 from steadyflow.bijections.linear import (
     HouseholderLinear,
     LULinear,
@@ -44,6 +45,7 @@ __all__ = [
     "Flatten",
     "FullPrecision",
     "GaussianNoise",
+    "Gaussianization",
     "Halves",
     "HouseholderLinear",
     "Interval",

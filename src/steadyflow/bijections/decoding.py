@@ -19,6 +19,7 @@ Qin, "Accelerate TarFlow Sampling with GS-Jacobi Iteration" (2025), for the swee
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -149,9 +150,10 @@ def solve(
         parameters = Parameters(block, context, len(z), how.guidance)
         if how.sampler == "auto":
             return _fastest(block, parameters, z, how)
+        began = time.perf_counter()
         solved = SAMPLERS[how.sampler](parameters, z, how, math.inf)
         assert solved is not None
-        return solved
+        return dataclasses.replace(solved, seconds=time.perf_counter() - began)
 
 
 def _sequential(parameters: Parameters, z: Tensor, how: Decoding, limit: float) -> Solved | None:

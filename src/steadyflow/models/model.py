@@ -374,6 +374,40 @@ class FlowModel(GenerativeModel):
         """The data of latents z."""
         return self.flow.decode(z, self.condition(context, z.shape[0]))
 
+    @torch.no_grad()
+    def predict_proba(self, x: Tensor, prior: Tensor | None = None, draws: int = 1) -> Tensor:
+        """The probability of each class by Bayes' rule, P(c | x) ~ p(x | c) P(c).
+
+        A generative model of classes is a classifier for free. All classes see the same
+        dequantization noise.
+
+        Args:
+            x: (batch, *event).
+            prior: (classes,), P(c); all alike without it.
+            draws: of the noise, whose likelihoods are averaged.
+
+        Returns:
+            (batch, classes).
+
+        Raises:
+            ValueError: if the model knows no classes.
+        """
+        if self.num_classes is None:
+            raise ValueError(f"this {type(self).__name__} knows no classes: give num_classes")
+        scores = torch.stack([self._class_scores(x, self.num_classes) for _ in range(draws)])
+        joint = scores.logsumexp(0)
+        return (joint if prior is None else joint + prior.to(joint).log()).softmax(1)
+
+    def _class_scores(self, x: Tensor, classes: int) -> Tensor:
+        """Log p(y | c) of one draw y of the noise, for every class: (batch, classes)."""
+        y, _ = self.flow._to_real(x)
+        scores = []
+        for label in torch.arange(classes, device=x.device):
+            row = self.condition(label, len(x))
+            z, log_det = self.flow.bijection(y, row)
+            scores.append(self.flow.base.log_prob(z, row) + log_det)
+        return torch.stack(scores, 1)
+
     def distribution(self, context: Tensor | None = None):
         """The model as a torch.distributions.Distribution, given labels or vectors if it has them.
 

@@ -28,10 +28,10 @@ from steadyflow.bijections import (
     AutoregressiveTransformer,
     Bijection,
     Chain,
+    Gaussianization,
     GaussianNoise,
     Inverse,
     LearnedOrder,
-    Logit,
     Patches,
     Reverse,
     UniformDequantization,
@@ -85,8 +85,8 @@ class TarFlow(FlowModel):
             guidance needs.
         scale: how the log-scales are bounded: 'tanh', 'softsign', 'sigmoid' or 'exp' (not at all).
         bound: the bound on each block's log-scales.
-        alpha: margin of a logit before the flow, which suits images that are mostly black or white
-            (1e-6 for MNIST); 0 for none.
+        gaussianize: make the pixels of each channel normal by their histogram before all else,
+            which an affine flow can hardly do; for integer pixels with uniform noise.
         checkpoint: compute activations again in the backward pass, to save memory.
         bits: bits of each pixel; 0 for real-valued images.
     """
@@ -109,7 +109,7 @@ class TarFlow(FlowModel):
         drop_context: float = 0.1,
         scale: str = "tanh",
         bound: float = 4.0,
-        alpha: float = 0.0,
+        gaussianize: bool = True,
         checkpoint: bool = False,
         bits: int = 8,
     ):
@@ -122,16 +122,14 @@ class TarFlow(FlowModel):
             raise unknown("order", orders, ORDERS)
         if not (sigma >= 0 and math.isfinite(sigma)):
             raise ValueError(f"sigma must be a number of at least 0, got {sigma}")
-        if sigma and alpha:
-            raise ValueError(
-                "a logit (alpha) takes pixels with uniform noise: leave alpha or sigma at 0"
-            )
         if not 0 <= drop_context < 1:
             raise ValueError(f"drop_context must be from 0 to below 1, got {drop_context}")
         self.sigma, self.drop_context = float(sigma), drop_context
         cut = Patches(self.event_shape, patch_size or _patch_size(self.event_shape))
         tokens, features = cut.token_shape
-        layers: list[Bijection] = [Logit(alpha)] if alpha and bits else []
+        layers: list[Bijection] = []
+        if gaussianize and bits and not sigma:
+            layers.append(Gaussianization(self.event_shape[0], 2**bits))
         layers += [ActNorm(self.event_shape[0]), cut]
         for depth in depths:
             layers.append(
