@@ -70,8 +70,8 @@ from steadyflow.models.nice import NICE
 from steadyflow.models.realnvp import RealNVP
 from steadyflow.models.sentence_flow import SentenceFlow
 from steadyflow.models.spline_flow import SplineFlow
-from steadyflow.models.whitening import Whitening
 from steadyflow.models.tarflow import TarFlow
+from steadyflow.models.whitening import Whitening
 from steadyflow.networks import MLP, MaskedMLP, ResidualConvNet, VectorField
 
 CLIP = 10.0
@@ -531,6 +531,9 @@ MODELS |= {
     ),
     "sentence-flow-raw-classes": Model(
         lambda: SentenceFlow(event_shape=[4], num_classes=3, whiten=False, **_sentence)
+    ),
+}
+
 _tar: Any = {"channels": 8, "blocks": 2, "bound": 1.0}
 
 MODELS |= {

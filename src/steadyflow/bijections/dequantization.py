@@ -84,6 +84,8 @@ class GaussianNoise(nn.Module):
         if bits is not None and not 1 <= bits <= 16:
             raise ValueError(f"bits must be between 1 and 16, got {bits}")
         self.bits = bits
+        if bits is not None:
+            self.levels = 2**bits
         self.deviation = sigma if bits is None else sigma / 2  # in the unit of y
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:

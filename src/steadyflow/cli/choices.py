@@ -7,16 +7,23 @@ They are read off the model's constructor, `data.open` and `TrainingOptions`. Wh
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from steadyflow.cli.options import Option, read
 from steadyflow.models import model_class
 
+ALL_SAMPLE = ("n", "context", "temperature", "generator")
 FROM_DATA = ("event_shape", "num_classes", "context_features", "bits", "columns")
 
 
 def model_options(name: str) -> list[Option]:
     """What can be chosen about a model; this imports it, and torch."""
     return read(model_class(name), leave_out=FROM_DATA)
+
+
+def sampling_options(model: Any) -> list[Option]:
+    """What can be chosen about a model's draws, besides what all models can do."""
+    return [option for option in read(model.sample, ALL_SAMPLE) if not option.positional]
 
 
 def data_options() -> list[Option]:

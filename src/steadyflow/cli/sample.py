@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
-from steadyflow.cli import console
+from steadyflow.cli import choices, console
+from steadyflow.cli.options import Option, read
+from steadyflow.cli.parsing import Command, Parsed, positionals
 from steadyflow.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -15,6 +18,18 @@ if TYPE_CHECKING:
 BATCH = 256
 
 
+def groups(words: list[str]) -> dict[str, list[Option]]:
+    """What the model that the words name can be asked of its draws."""
+    from steadyflow.cli.opened import open_model
+
+    named = positionals(Command("", "", read(sample, leave_out=["options"])), words)
+    for word in named:
+        # a wrong name is answered when all words are read, and by the words for it
+        with contextlib.suppress(Exception):
+            return {"drawing": choices.sampling_options(type(open_model(word).model))}
+    return {"drawing": []}
+
+
 def sample(
     run: str,
     *,
@@ -23,8 +38,11 @@ def sample(
     label: str | None = None,
     seed: int = 0,
     out: str | None = None,
+    options: Parsed,
 ) -> dict[str, Any]:
     """Draws new examples: a picture of images, a table of vectors.
+
+    'steadyflow sample RUN --help' adds what can be chosen about the draws of that run's model.
 
     Args:
         run: a run folder, a saved model's folder, or a model on the hub.
@@ -35,6 +53,7 @@ def sample(
         seed: of the draws; the same seed gives the same ones.
         out: a .png, .npy, .npz or .csv file, or a folder for one image file each; samples-SEED.png
             or .csv in the run folder without it.
+        options: filled in by the command line.
     """
     from steadyflow.cli import files
     from steadyflow.cli.opened import open_model
@@ -45,7 +64,8 @@ def sample(
     default = opened.folder / f"samples-{seed}.{'png' if opened.is_image else 'csv'}"
     path = files.check_ending(out or default, opened.is_image, opened.model.dimensions)
     labels = _labels(opened, label, n)
-    x = draw(opened, n, labels, temperature, seed)
+    chosen = options.given["drawing"]
+    x = draw(opened, n, labels, temperature, seed, chosen)
     names = opened.classes()
     written = files.Examples(
         x.cpu().numpy(),
@@ -63,11 +83,17 @@ def sample(
         "temperature": temperature,
         "label": label,
         "seed": seed,
+        **chosen,
     }
 
 
 def draw(
-    opened: Opened, n: int, labels: torch.Tensor | None, temperature: float, seed: int
+    opened: Opened,
+    n: int,
+    labels: torch.Tensor | None,
+    temperature: float,
+    seed: int,
+    chosen: dict[str, Any],
 ) -> torch.Tensor:
     """Draws in batches, so that many examples need no more memory than a few."""
     import torch
@@ -79,7 +105,8 @@ def draw(
         for start in range(0, n, BATCH):
             stop = min(start + BATCH, n)
             some = None if labels is None else labels[start:stop]
-            parts.append(opened.model.sample(stop - start, some, temperature=temperature).cpu())
+            drawn = opened.model.sample(stop - start, some, temperature=temperature, **chosen)
+            parts.append(drawn.cpu())
             if progress is not None:
                 progress(stop, n)
     return torch.cat(parts)

@@ -125,6 +125,7 @@ class TarFlow(FlowModel):
         if not 0 <= drop_context < 1:
             raise ValueError(f"drop_context must be from 0 to below 1, got {drop_context}")
         self.sigma, self.drop_context = float(sigma), drop_context
+        self.replayable = not checkpoint  # which looks up the state of the random numbers
         cut = Patches(self.event_shape, patch_size or _patch_size(self.event_shape))
         tokens, features = cut.token_shape
         layers: list[Bijection] = []

@@ -49,7 +49,8 @@ class CachedEvaluation:
         sharpness: Tensor | None = None,
     ):
         self.network = network
-        place, layers = network.place, list(network.layers)
+        place: Tensor = network.place
+        layers: list[CausalLayer] = list(network.layers)  # type: ignore[arg-type]
         heads = layers[0].heads
         kind = place.device.type
         dtype = place.dtype
@@ -77,7 +78,7 @@ class CachedEvaluation:
         if previous is not None:
             h = h + self.network.input(previous)
         for layer, cache in self.caches:
-            h = self._layer_step(layer, cache, h, i)  # type: ignore[arg-type]
+            h = self._layer_step(layer, cache, h, i)
         self.filled = i + 1
         return self.network.read(h)
 
@@ -99,7 +100,7 @@ class CachedEvaluation:
         visible = torch.arange(known, device=starts.device) <= places[:, None, :, None]
         index = places[:, None, :, None]
         for layer, cache in self.caches:
-            h = self._layer_window(layer, cache, h, index, visible)  # type: ignore[arg-type]
+            h = self._layer_window(layer, cache, h, index, visible)
         return self.network.read(h)
 
     def _layer_step(self, layer: CausalLayer, cache: Tensor, h: Tensor, i: int) -> Tensor:

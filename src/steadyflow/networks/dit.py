@@ -38,7 +38,8 @@ class ModulatedBlock(nn.Module):
         """(batch, patches, width) and (batch, width) to (batch, patches, width)."""
         a, b, c, d, e, f = self.modulation(given)[:, None].chunk(6, 2)
         x = self.norm(h) * (1 + a) + b
-        seen = F.scaled_dot_product_attention(*heads_apart(self.together(x), 3, self.heads))
+        query, key, value = heads_apart(self.together(x), 3, self.heads)
+        seen = F.scaled_dot_product_attention(query, key, value)
         h = h + c * self.mixed(heads_together(seen))
         x = self.norm(h) * (1 + d) + e
         return h + f * self.outer(F.gelu(self.inner(x)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,13 @@ from steadyflow.evaluation.access import Model
 
 
 def draw(
-    model: Model, n: int, context: Tensor | None = None, *, temperature: float = 1.0, seed: int = 0
+    model: Model,
+    n: int,
+    context: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    seed: int = 0,
+    **options: Any,
 ) -> Tensor:
     """Draws n examples, (n, *event), on the CPU; the same seed gives the same noise.
 
@@ -20,12 +28,13 @@ def draw(
         context: (n,) labels or (n, features) vectors, or None.
         temperature: of the draws.
         seed: of the noise.
+        **options: of the model's own `sample`.
     """
     device = access.place(model)[0]
     generator = torch.Generator(device).manual_seed(seed)
     with access.at_rest(model, seed):
         c = None if context is None else context.to(device)
-        return model.sample(n, c, temperature, generator).cpu()
+        return model.sample(n, c, temperature, generator, **options).cpu()
 
 
 def labels_like(y: Tensor | None, n: int, seed: int = 0) -> Tensor | None:

@@ -97,6 +97,9 @@ def _of_images(model: Model, dataset: Any, split: Any, folder: Path, seed: int) 
     images.sample_grid(model, folder / "samples.png", classes=dataset.classes, **look)
     images.temperature_sweep(model, folder / "temperature.png", **look)
     drawn = ["samples", "temperature"]
+    if getattr(model, "sigma", 0):
+        images.denoising(model, folder / "denoised.png", **look)
+        drawn.insert(1, "denoised")
     if access.has_latents(model) and len(split.x) >= 2:
         images.interpolation(model, split.x, split.y, folder / "interpolation.png", **look)
         drawn.append("interpolation")
@@ -150,6 +153,7 @@ def _picture(name: str, more: str = "") -> Picture:
 
 TITLES = {
     "samples": "Draws",
+    "denoised": "The noise of training taken off",
     "temperature": "Temperature",
     "interpolation": "Between real images",
     "neighbours": "Are draws copies?",
@@ -166,6 +170,11 @@ CAPTIONS = {
     "samples": (
         "Images drawn from the model, not chosen. Good ones look like the data and differ from "
         "each other."
+    ),
+    "denoised": (
+        "The model has learned images with normal noise, and draws such. Below each draw is the "
+        "mean of the clean images that it may have been, one step along the gradient of the "
+        "model's own log-density. Good ones are clean, and the same image."
     ),
     "temperature": (
         "Each column is one draw, its noise scaled by T. Below 1 draws become more typical and "

@@ -88,6 +88,39 @@ def temperature_sweep(
     )
 
 
+def denoising(
+    model: Model,
+    path: str | Path,
+    *,
+    pairs: int = 4,
+    columns: int = 10,
+    seed: int = 0,
+    white: float | None = None,
+) -> Path:
+    """Draws of a model of noisy images, and below each the same without its noise.
+
+    Args:
+        model: trained with noise, whose `sample` takes `denoise`.
+        path: the PNG to write.
+        pairs: of rows.
+        columns: draws in each.
+        seed: of the draws.
+        white: the integer that is shown as white.
+    """
+    classes = getattr(model, "num_classes", None)
+    n = pairs * columns
+    context = None if classes is None else torch.arange(n) % classes
+    both = [draw(model, n, context, seed=seed, denoise=clean) for clean in (False, True)]
+    grid = torch.stack([x.unflatten(0, (pairs, columns)) for x in both], 1)
+    return image_grid(
+        grid.flatten(0, 1),
+        path,
+        title="Draws, and the same with the noise taken off",
+        rows=["noisy", "clean"] * pairs,
+        white=white,
+    )
+
+
 def interpolation(
     model: Model,
     x: Tensor,
