@@ -130,3 +130,13 @@ def test_couples_stay_within_a_class():
     labels = torch.tensor([0, 1, 1, 0, 1])
     assert couples(5, labels) == [(0, 3), (1, 2)]
     assert couples(5, None) == [(0, 1), (2, 3)]
+
+
+def test_draws_of_noisy_images_are_shown_without_their_noise(make, tmp_path):
+    from steadyflow import TarFlow
+
+    run = make("images")
+    model = TarFlow(event_shape=(1, 8, 8), channels=8, blocks=1, sigma=0.1, bits=5)
+    pictures = write_pictures(model.eval(), run.data(), tmp_path)
+    assert "denoised.png" in [picture.file for picture in pictures]
+    assert (tmp_path / "denoised.png").exists()
