@@ -74,7 +74,8 @@ class FVAE(GenerativeModel):
         flow: where F and T are taken from: 'spline-flow', 'maf' or 'realnvp' for vectors, 'glow'
             or 'realnvp' for images; 'auto' takes the first.
         flow_layers: steps of flow at each level for images, layers for vectors.
-        flow_levels: levels of the flows, for images; None for as many as go, up to 3.
+        flow_levels: levels of the flows, for images; None for as many as go, up to 3, and 0 for
+            steps of Glow on the map as it is.
         flow_channels: channels inside the flows' networks, for images.
         decoder: 'gaussian', or 'logistic' for integer pixels.
         decoder_scale: 'scalar', 'variable' (one for each variable) or 'network' (from G);
@@ -89,6 +90,7 @@ class FVAE(GenerativeModel):
 
     name = "fvae"
     beta: Tensor
+    parts: Tensor
     latent_shape: tuple[int, ...]
 
     def __init__(
@@ -168,7 +170,13 @@ class FVAE(GenerativeModel):
             self.noise = latent.build(self.latent_shape, SUMMARY, draws=True)
         self._analytic = posterior != "flow" and prior == "normal"
         self.register_buffer("beta", torch.ones(()), persistent=False)
-        self._last: dict[str, float | Tensor] = {}
+        self.register_buffer("parts", torch.zeros(2), persistent=False)  # of the last loss
+
+    @property
+    def replayable(self) -> bool:  # type: ignore[override]
+        """Of images, unless layers are computed again instead of stored."""
+        chains = [part for part in self.modules() if isinstance(part, Chain)]
+        return self.standardization is None and not any(chain.reversible for chain in chains)
 
     @property
     def likelihood(self) -> str:
@@ -215,7 +223,7 @@ class FVAE(GenerativeModel):
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Minus the bound, in nats per dimension, a scalar; with annealing in training mode."""
         likelihood, rate = (part.mean() for part in self.elbo(x, context))
-        self._last = {"reconstruction": -likelihood.detach(), "rate": rate.detach()}
+        self.parts.copy_(torch.stack((-likelihood, rate)).detach())
         if self.training:
             free = self.free_bits * math.prod(self.latent_shape)
             rate = self.beta.to(rate.dtype) * (rate.clamp_min(free) if free else rate)
@@ -223,7 +231,8 @@ class FVAE(GenerativeModel):
 
     def metrics(self) -> dict[str, float | Tensor]:
         """-E log p(x|w) and the rate of the last loss, in nats for an example."""
-        return self._last
+        reconstruction, rate = self.parts.tolist()
+        return {"reconstruction": reconstruction, "rate": rate}
 
     def begin_step(self, progress: float) -> None:
         """Sets the weight of the rate."""

@@ -40,7 +40,7 @@ class LatentFlow:
         name: 'spline-flow', 'maf' or 'realnvp' for vectors, 'glow' or 'realnvp' for maps; 'auto'
             takes the first of these.
         layers: couplings or autoregressive layers for vectors, steps at each level for maps.
-        levels: of maps; None for as many as go, up to 3.
+        levels: of maps; None for as many as go, up to 3; 0 for steps on the map as it is.
         channels: inside the networks of maps.
         hidden_features: of the networks of vectors.
     """
@@ -106,7 +106,7 @@ def _realnvp(size: LatentFlow, shape: tuple[int, ...], context: int | None) -> B
 
 
 def _glow(size: LatentFlow, shape: tuple[int, ...], context: int | None) -> Bijection:
-    if shape[1] % 2 or shape[2] % 2:
+    if size.levels == 0 or shape[1] % 2 or shape[2] % 2:
         return _flat(size, shape, context)
     glow = Glow(
         event_shape=shape,
@@ -120,7 +120,7 @@ def _glow(size: LatentFlow, shape: tuple[int, ...], context: int | None) -> Bije
 
 
 def _flat(size: LatentFlow, shape: tuple[int, ...], context: int | None) -> Bijection:
-    """Steps of Glow on a map of odd size, which no squeeze can halve."""
+    """Steps of Glow on a map as it is: one of odd size can not be halved."""
     kept = shape[0] // 2
     if not kept:
         raise ValueError(

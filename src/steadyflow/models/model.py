@@ -74,8 +74,8 @@ class GenerativeModel(nn.Module):
         name: what the command line calls the model.
         config: the arguments that it was built with.
         replayable: whether `loss` is the same sequence of tensor operations at every call, with no
-            numbers that Python draws or decides and no `metrics`, so that a GPU may replay it
-            (`training.replay`).
+            numbers that Python draws or decides (and `metrics` that it leaves in buffers), so that
+            a GPU may replay it (`training.replay`).
         closed_form: whether `initialize` on all training examples is the whole of its training.
         initializes_on_all: whether `initialize` wants all training examples, not a first batch.
     """
