@@ -80,6 +80,9 @@ def test_evaluate(cli, moons_run, digits_run):
 def test_evaluate_says_what_is_known_of_the_errors_of_an_ode(cli, tmp_path):
     words = ["--n", 200, "--steps", 3, "--hidden-features", 8, "--run", tmp_path / "ode"]
     assert cli("train", "diffusion", "moons", *words, "--no-report").code == 0
+    rows = (tmp_path / "ode" / "metrics.csv").read_text().splitlines()
+    loss, nats, bits = rows[1].split(",")[3:6]  # a loss that is no likelihood is not called one
+    assert (bool(loss), nats, bits) == (True, "", "")
     said = cli("evaluate", tmp_path / "ode", "--limit", 5).out
     assert "cut-off correction" in said
     assert "its divergence exact" in " ".join(said.split())

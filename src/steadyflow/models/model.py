@@ -78,6 +78,7 @@ class GenerativeModel(nn.Module):
             a GPU may replay it (`training.replay`).
         closed_form: whether `initialize` on all training examples is the whole of its training.
         initializes_on_all: whether `initialize` wants all training examples, not a first batch.
+        loss_in_nats: whether the loss is the negative log-likelihood, in nats per dimension.
     """
 
     name: str
@@ -86,6 +87,7 @@ class GenerativeModel(nn.Module):
     _resolved: dict[str, Any] = {}  # noqa: RUF012 - arguments as they are to be recorded
     closed_form: bool = False
     initializes_on_all: bool = False
+    loss_in_nats: bool = True
     context_mean: Tensor
     context_std: Tensor
 

@@ -59,6 +59,8 @@ class ProbabilityFlowModel(FlowModel):
     Takes the shared constructor arguments of `Diffusion` and `FlowMatching`, and the path.
     """
 
+    loss_in_nats = False  # but an error of the network
+
     def __init__(
         self,
         *,

@@ -69,7 +69,7 @@ def write_pictures(
             found += _of_latents(model, dataset, split, folder, seed)
     if training.has_curve(metrics):
         unit = "bits" if access.bits_of(model) is not None else "nats"
-        unit = "" if model.likelihood == "none" else unit
+        unit = "" if model.likelihood == "none" or not model.loss_in_nats else unit
         training.training_curve(metrics, folder / "training.png", unit=unit)
         found.append(Picture("training.png", "Training", CAPTIONS["training"]))
     return found

@@ -203,6 +203,7 @@ def record(history: History, training: Training, split: str, loss: float, **colu
     model = training.model
     # what the players of a game lower is no likelihood
     in_nats = model.likelihood != "none" and (split == "validation" or len(training.players) == 1)
+    in_nats = in_nats and model.loss_in_nats
     known = in_units(loss, model.dimensions) if in_nats else {"loss": loss}
     row = history.add(
         step=training.step,
