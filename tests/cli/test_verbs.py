@@ -270,3 +270,20 @@ def test_demo(cli, tmp_path, monkeypatch):
     for said in ("samples.png", "report.html", "steadyflow sample"):
         assert said in last
     assert (tmp_path / "runs" / "demo" / "report.html").exists()
+
+
+def test_trained_models_by_name(cli, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    listed = answer_of(cli("models", "--trained", "--json"))
+    assert "digits-realnvp" in [card["name"] for card in listed]
+    assert "steadyflow train realnvp digits" in cli("models", "digits-realnvp", "--trained").out
+    assert "did you mean 'digits-realnvp'" in refused(2, "models", "digits-realnpv", "--trained")
+    assert "did you mean digits-realnvp?" in refused(2, "sample", "digits-realnpv")
+    assert cli("sample", "digits-realnvp", "-n", 10, "--label", 7).code == 0
+    assert (tmp_path / "samples-0.png").is_file()
+    answer = answer_of(cli("evaluate", "digits-realnvp", "--limit", 20, "--json"))
+    assert answer["examples"] == 20
+    assert cli("interpolate", "digits-realnvp", "--steps", 3, "--out", "way.png").code == 0
+    assert cli("check", "moons-spline-flow", "--points", 1).code == 0
+    answer = answer_of(cli("score", "moons", "--run", "moons-spline-flow", "--n", 50, "--json"))
+    assert answer["examples"] == 50

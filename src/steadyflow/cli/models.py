@@ -7,13 +7,74 @@ from typing import Any
 from steadyflow.cli import console
 
 
-def models(name: str | None = None) -> Any:
+def models(name: str | None = None, *, trained: bool = False) -> Any:
     """Lists the models, or the options of one of them.
 
     Args:
-        name: a model, to see its options with their defaults.
+        name: a model, to see its options with their defaults; with --trained a trained one.
+        trained: list the trained models that come along, with their data and numbers.
     """
+    if trained:
+        return _list_trained() if name is None else _describe_trained(name)
     return _list() if name is None else _describe(name)
+
+
+def _list_trained() -> list[dict[str, Any]]:
+    from steadyflow import trained
+
+    cards = [trained.card(name) for name in trained.names()]
+    console.table(
+        ("name", "model", "data", "test likelihood", "MB", "what it is"),
+        [
+            (c["name"], c["model"], c["data"]["source"], _number(c), _size(c), c["about"])
+            for c in cards
+        ],
+    )
+    console.say(
+        "Each can be used by its name: 'steadyflow sample NAME'.",
+        "'steadyflow models NAME --trained' says how it was made.",
+    )
+    return cards
+
+
+def _describe_trained(name: str) -> dict[str, Any]:
+    from steadyflow import trained
+    from steadyflow.errors import unknown
+
+    if name not in trained.names():
+        raise unknown("trained model", name, trained.names())
+    card = trained.card(name)
+    minutes = "" if card["minutes"] is None else f"{card['minutes']} minutes"
+    console.facts(
+        {
+            "name": name,
+            "what it is": card["about"],
+            "data": card["data"]["source"],
+            "test likelihood": f"{_number(card)}, {card['evaluation']['examples']:,} examples",
+            "it is": card["evaluation"]["meaning"],
+            "made by": f"{card['command']}",
+            "training took": minutes,
+            "weights": f"{_size(card)} MB{', rounded to 16 bits' if card['half'] else ''}",
+        }
+    )
+    return card
+
+
+def _number(card: dict[str, Any]) -> str:
+    from steadyflow.evaluation.wording import measured
+
+    found = card["evaluation"]
+    if found["log_likelihood"] is None:
+        return found["likelihood"]
+    if found["density_nats"] is not None:
+        bits = measured(found["bits_per_dimension"], found["bits_per_dimension_error"])
+        return f"{bits} bits per dimension ({found['likelihood']})"
+    nats = measured(found["log_likelihood"], found["standard_error"])
+    return f"{nats} nats ({found['likelihood']})"
+
+
+def _size(card: dict[str, Any]) -> str:
+    return f"{card['bytes'] / 1e6:.2f}"
 
 
 def _list() -> list[dict[str, Any]]:

@@ -1,14 +1,16 @@
-"""What a verb is given by name: a run folder, a saved model's folder, or a model on the hub."""
+"""What a verb is given by name: a run, a saved model, one that comes along, one on the hub."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steadyflow import trained
 from steadyflow.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,11 +29,13 @@ class Opened:
         name: as it was given.
         model: in evaluation mode.
         run: None for a saved model without its run.
+        data: what is recorded of the data of a model that comes along.
     """
 
     name: str
     model: GenerativeModel
     run: Run | None
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -44,8 +48,24 @@ class Opened:
         return len(self.model.event_shape) == 3
 
     def record(self) -> dict[str, Any]:
-        """What the run wrote down about its data; empty without a run."""
-        return {} if self.run is None else dict(self.run.config["data"])
+        """What was written down about the data; empty if nothing was."""
+        return dict(self.data) if self.run is None else dict(self.run.config["data"])
+
+    @property
+    def has_data(self) -> bool:
+        """Whether the data that the model was trained on are known, and can be opened again."""
+        from steadyflow import data
+
+        return self.run is not None or self.data.get("source") in data.names()
+
+    def own_data(self) -> Dataset | None:
+        """The data that the model was trained on; None where they are not at hand."""
+        from steadyflow import data
+
+        if self.run is not None or not self.has_data:
+            return None if self.run is None else self.run.data()
+        then = self.data
+        return data.open(then["source"], seed=then["seed"], **then["fractions"], **then["options"])
 
     def white(self) -> float | None:
         """The pixel value that is shown as white; None for vectors and real-valued images."""
@@ -54,10 +74,11 @@ class Opened:
         from steadyflow.report.gallery import white_of
 
         bits = bits_of(self.model)
-        if bits is not None and bits < 8 and self.run is not None:
+        if bits is not None and bits < 8:
             # the data need not use all values: those of the digits end at 16 of 31
             with contextlib.suppress(UsageError, DataError, OSError):
-                return white_of(self.run.data())
+                if (own := self.own_data()) is not None:
+                    return white_of(own)
         return None if bits is None else 2.0**bits - 1
 
     def classes(self) -> list[str] | None:
@@ -78,18 +99,19 @@ def open_model(source: str) -> Opened:
     folder = Path(source).expanduser()
     if (folder / "config.yaml").is_file():
         return from_run(folder, source)
+    known = {} if folder.exists() or not trained.find(source) else trained.card(source)["data"]
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise UsageError(
             f"{source} holds neither a run (config.yaml) nor a saved model (config.json)"
         )
-    if not folder.exists() and not _may_be_on_the_hub(source):
+    if not (folder.exists() or known or _may_be_on_the_hub(source)):
         raise UsageError(f"there is no run '{source}': {_nearest(folder)}")
     if folder.is_file():
         raise UsageError(f"'{source}' is a file: give a run folder, or a saved model's folder")
     from steadyflow.evaluation.access import on_accelerator
     from steadyflow.models import GenerativeModel
 
-    return Opened(source, on_accelerator(GenerativeModel.from_pretrained(source)), None)
+    return Opened(source, on_accelerator(GenerativeModel.from_pretrained(source)), None, known)
 
 
 def from_run(folder: Path, source: str | None = None) -> Opened:
@@ -128,7 +150,9 @@ def examples(
         from steadyflow.errors import unknown
 
         raise unknown("split", split, SPLITS)
-    own = source is None or (source == opened.record().get("source") and not options)
+    own = source is None or (
+        source == opened.record().get("source") and not options and opened.has_data
+    )
     if own:
         dataset = _own_data(opened, options)
     else:
@@ -143,12 +167,18 @@ def examples(
 
 
 def _own_data(opened: Opened, options: dict[str, Any]) -> Dataset:
-    if opened.run is None:
-        raise UsageError(f"'{opened.name}' is a model without its data: give --data SOURCE")
+    if not opened.has_data:
+        known = opened.record().get("source")
+        trained_on = f", which was trained on {known}" if known else ""
+        raise UsageError(
+            f"'{opened.name}' is a model without its data{trained_on}: give --data SOURCE"
+        )
     if options:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in options)
         raise UsageError(f"{flags} needs --data SOURCE: the run's own data is opened as recorded")
-    return opened.run.data()
+    own = opened.own_data()
+    assert own is not None
+    return own
 
 
 def _other(opened: Opened, source: str, options: dict[str, Any]) -> Dataset:
@@ -209,7 +239,11 @@ def _may_be_on_the_hub(source: str) -> bool:
 def _nearest(folder: Path) -> str:
     places = [p for p in (folder.parent, Path("runs")) if p.is_dir()]
     names = {child.name: child for place in places for child in place.iterdir() if child.is_dir()}
+    names |= {name: Path(name) for name in trained.names()}
     near = difflib.get_close_matches(folder.name, names, n=1, cutoff=0.5)
     if near:
         return f"did you mean {names[near[0]]}?"
-    return "give the folder that 'steadyflow train' wrote, or a model of the hub (owner/name)"
+    return (
+        "give the folder that 'steadyflow train' wrote, a name of 'steadyflow models --trained', "
+        "or a model of the hub (owner/name)"
+    )

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steadyflow import trained
 from steadyflow.flow import Flow
 from steadyflow.models.players import Player, parameters_of
 from steadyflow.storage import recover_folder, replace_file, replace_folder
@@ -287,7 +288,8 @@ class GenerativeModel(nn.Module):
         Called on `GenerativeModel` it gives whatever model the folder holds.
 
         Args:
-            source: a folder, or the name of a repository on the Hugging Face hub ('owner/name').
+            source: a folder, the name of a model that comes along (`steadyflow.trained`), or that
+                of a repository on the Hugging Face hub ('owner/name').
 
         Raises:
             FileNotFoundError: if there is no such folder or repository.
@@ -461,6 +463,8 @@ def _fetch(source: str | Path) -> Path:
     recover_folder(folder)
     if folder.is_dir():
         return folder
+    if shipped := trained.find(source):
+        return shipped
     if str(source).count("/") != 1 or folder.is_absolute() or str(source).startswith("."):
         raise FileNotFoundError(f"there is no model folder '{source}'")
     import huggingface_hub
@@ -497,8 +501,8 @@ def _load_weights(model: GenerativeModel, path: Path) -> None:
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
-    if len(kinds) == 1:
-        model.to(kinds.pop())
+    if len(kinds) == 1:  # sixteen bits are for the disk, a density needs thirty-two
+        model.to(torch.promote_types(kinds.pop(), torch.float32))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
