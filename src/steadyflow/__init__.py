@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from steadyflow.estimators import FlowTransformer as FlowTransformer
     from steadyflow.flow import Flow as Flow
     from steadyflow.models.diffusion import Diffusion as Diffusion
+    from steadyflow.models.energy import EnergyModel as EnergyModel
     from steadyflow.models.flow_matching import FlowMatching as FlowMatching
     from steadyflow.models.fvae import FVAE as FVAE
     from steadyflow.models.glow import Glow as Glow
@@ -32,6 +33,7 @@ _HOMES = {
     "FVAE": "steadyflow.models",
     "Diffusion": "steadyflow.models",
     "EmbeddingWhitener": "steadyflow.whitening.transformer",
+    "EnergyModel": "steadyflow.models",
     "Flow": "steadyflow.flow",
     "FlowDensity": "steadyflow.estimators",
     "FlowMatching": "steadyflow.models",
@@ -56,6 +58,7 @@ __all__ = [
     "NICE",
     "Diffusion",
     "EmbeddingWhitener",
+    "EnergyModel",
     "Flow",
     "FlowDensity",
     "FlowMatching",

@@ -12,6 +12,7 @@ from steadyflow.errors import unknown
 
 if TYPE_CHECKING:
     from steadyflow.models.diffusion import Diffusion as Diffusion
+    from steadyflow.models.energy import EnergyModel as EnergyModel
     from steadyflow.models.flow_matching import FlowMatching as FlowMatching
     from steadyflow.models.fvae import FVAE as FVAE
     from steadyflow.models.glow import Glow as Glow
@@ -88,6 +89,12 @@ MODELS: dict[str, Entry] = {
         "Diffusion",
         "diffusion on any path, with the likelihood of its ODE (Ho et al. 2020, Song et al. 2021)",
         ODE,
+    ),
+    "energy": Entry(
+        "energy",
+        "EnergyModel",
+        "an energy and a generator of maximum entropy (Kumar et al. 2019), normalised",
+        {"vector": "estimate", "image": "estimate"},
     ),
     "flow-matching": Entry(
         "flow_matching",

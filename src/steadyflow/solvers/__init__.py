@@ -1,21 +1,28 @@
 """Numerical methods that know no model."""
 
+from steadyflow.solvers.chains import effective_sample_size, split_r_hat
 from steadyflow.solvers.divergence import (
     draw_probes,
     exact_divergence,
     hutchinson_divergence,
     standard_error,
 )
+from steadyflow.solvers.mcmc import Chains, latent_energy, run_chains
 from steadyflow.solvers.ode import solve, trajectory
 from steadyflow.solvers.solution import Solution, SolverError
 
 __all__ = [
+    "Chains",
     "Solution",
     "SolverError",
     "draw_probes",
+    "effective_sample_size",
     "exact_divergence",
     "hutchinson_divergence",
+    "latent_energy",
+    "run_chains",
     "solve",
+    "split_r_hat",
     "standard_error",
     "trajectory",
 ]

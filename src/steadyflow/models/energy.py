@@ -1,0 +1,561 @@
+"""An energy and a generator that keeps its entropy: the energy view of GANs.
+
+    q(x) = exp(-U(x)) / Z,     U(x) = f_theta(x) - log r(x)            r a normal, or a trained flow
+    theta:   min E_data U - E_negative U + lambda E_data |dU/dx|^2     lower where data are, higher
+                                                                       where the generator draws
+    phi:     min E_z U(G_phi(z)) - H(G_phi) - w E_data log p_G         KL(p_G || q) - log Z, and data
+
+The entropy H keeps the generator from collapsing onto the lowest energies (`models.entropy`). With
+a flow as generator it is exact, log p_G is known, and so the weights of its draws are, too:
+
+    negative   sum_i w_i U(x_i) / sum_i w_i,   w = exp(-U) / p_G       the likelihood's own gradient
+    log Z      log mean_i w_i >= E_z[-U(G)] + H (ELBO)                 log q = -U - log Z
+
+Kumar, Ozair, Goyal, Courville & Bengio, "Maximum Entropy Generators for Energy-Based Models" (2019);
+Kim & Bengio, "Deep Directed Generative Models with Energy-Based Probability Estimation" (2016).
+f is 0 at the centre of the data, which pins the additive constant of U, and bounded (its network
+sees no further than `CLIP` standard deviations), so that Z is finite for all weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steadyflow.errors import unknown
+from steadyflow.flow import Flow
+from steadyflow.models.adversarial import AdversarialModel
+from steadyflow.models.entropy import ENTROPIES, make_entropy
+from steadyflow.models.model import FlowModel
+from steadyflow.models.normalizer import LogNormalizer, log_normalizer
+from steadyflow.models.players import Player, parameters_of
+from steadyflow.models.reference import (
+    CubeReference,
+    NormalReference,
+    TiltedFlow,
+    build_flow,
+    density,
+)
+from steadyflow.networks.adversarial import critic
+from steadyflow.solvers.mcmc import Chains, latent_energy, run_chains
+
+CLIP = 5.0  # standard deviations
+FEW, MANY, CHUNK = 2048, 10_000, 2000  # draws for log Z: in validation, for keeps, and at once
+PENALTY = {True: 0.0, False: 0.1}  # weighted negatives need none; the others the paper's
+NEGATIVES = ("auto", "weighted", "generator")
+# name to the method of the chain, and whether it runs in the latents of a flow
+SAMPLERS: dict[str, tuple[str | None, bool]] = {
+    "generator": (None, False),
+    "langevin": ("langevin", False),
+    "mala": ("mala", False),
+    "hmc": ("hmc", False),
+    "independence": ("independence", True),
+    "latent-mala": ("mala", True),
+    "latent-hmc": ("hmc", True),
+}
+
+
+class EnergyModel(AdversarialModel):
+    """An energy, normalised where its generator is a flow.
+
+    Args:
+        event_shape: (D,) for vectors, (channels, height, width) for images.
+        num_classes: number of class labels to condition on; None for none.
+        context_features: not supported: the normaliser would be another for every vector.
+        entropy: 'exact' (the generator is a flow), 'mutual-information', 'reconstruction' or
+            'none'.
+        generator: 'network', or the name of a flow, such as spline-flow or realnvp; 'auto' takes
+            a flow for the exact entropy and a network otherwise.
+        generator_layers: of a flow on vectors.
+        generator_features: widths of the hidden layers of the generator's networks.
+        likelihood_weight: w above, the share of maximum likelihood in training a flow.
+        entropy_weight: factor on the entropy.
+        negatives: 'weighted' (draws count by exp(-U) / p_G, which needs a flow) or 'generator' (all
+            draws count the same, as in the paper); 'auto' weighs where it can.
+        penalty: lambda above, in standard deviations of the data.
+        tilt: folder of a trained flow r, which the energy then corrects; without it r is normal.
+        hidden_features: widths of the hidden layers of the energy's networks.
+        hidden_channels: channels at the full resolution, for images.
+        latent_features: latents of a generator network; D, or 64 for images, without it.
+        generator_every: the generator moves in each so many-th step.
+        sampler: 'generator', or a chain that starts from its draws: 'langevin', 'mala', 'hmc', and
+            where it is a flow 'independence', 'latent-mala', 'latent-hmc'.
+        sampler_steps: of the chain.
+        bits: bits of each pixel, for images; 0 for real-valued images.
+    """
+
+    name = "energy"
+    log_z: Tensor
+
+    def __init__(
+        self,
+        *,
+        event_shape: Sequence[int],
+        num_classes: int | None = None,
+        context_features: int | None = None,
+        entropy: str = "exact",
+        generator: str | dict[str, Any] = "auto",
+        generator_layers: int = 6,
+        generator_features: Sequence[int] = (128, 128),
+        likelihood_weight: float = 1.0,
+        entropy_weight: float = 1.0,
+        negatives: str = "auto",
+        penalty: float | None = None,
+        tilt: str | dict[str, Any] | None = None,
+        hidden_features: Sequence[int] = (128, 128, 128),
+        hidden_channels: int = 16,
+        latent_features: int | None = None,
+        generator_every: int = 1,
+        sampler: str = "generator",
+        sampler_steps: int = 50,
+        bits: int = 8,
+    ):
+        super().__init__(
+            event_shape=event_shape,
+            num_classes=num_classes,
+            context_features=context_features,
+            latent_features=latent_features,
+            bits=bits,
+        )
+        numbers = {
+            "likelihood_weight": likelihood_weight,
+            "entropy_weight": entropy_weight,
+            "penalty": penalty,
+            "generator_every": generator_every,
+            "sampler_steps": sampler_steps,
+        }
+        self._check(entropy, sampler, negatives, numbers)
+        self.reference = self._reference(tilt)
+        flow = self._flow(entropy, generator, generator_layers, list(generator_features))
+        self.generator: nn.Module = flow or self._network(generator_features, hidden_channels)
+
+        def network(outputs: int, more: int) -> nn.Module:
+            given = (num_classes or 0) + more or None
+            return critic(self.event_shape, outputs, hidden_features, hidden_channels, given)
+
+        self.energy_network = critic(
+            self.event_shape,
+            1,
+            hidden_features,
+            hidden_channels,
+            num_classes,
+            clip=CLIP,
+            zero_output=True,
+        )
+        latents = self.latent_features if flow is None else self.dimensions
+        self.entropy = make_entropy(entropy, network, latents)
+        self.weighted = flow is not None if negatives == "auto" else negatives == "weighted"
+        if flow is None and (entropy == "exact" or self.weighted):
+            raise ValueError(
+                "the exact entropy and weighted negatives need a generator whose density is known: "
+                "give generator='spline-flow' or another flow instead of 'network'"
+            )
+        check_sampler(sampler, flow is not None)
+        self.penalty = penalty if penalty is not None else PENALTY[self.weighted]
+        self.likelihood_weight = likelihood_weight if flow is not None else 0.0
+        self.entropy_weight, self.generator_every = entropy_weight, generator_every
+        self.sampler, self.sampler_steps = sampler, sampler_steps
+        self.register_buffer("log_z", torch.full((num_classes or 1,), math.nan))
+        self._parts: dict[str, Tensor] = {}
+
+    @property
+    def flow(self) -> Flow | None:
+        """The generator's flow, if it is one: its latents are the model's."""
+        return self.generator.flow if isinstance(self.generator, FlowModel) else None
+
+    @property
+    def likelihood(self) -> str:
+        """'estimate' with a flow as generator (log Z is estimated), otherwise 'none'."""
+        return "none" if self.flow is None else "estimate"
+
+    # the energy
+
+    def energy(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """U(x) of x: (batch, *event), shape (batch,) in nats: high where data are not."""
+        return self.energy_of(self.real(x), self.condition(context, len(x)))
+
+    def energy_of(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """U of real-valued y: (batch, *event), given (batch, features) or None; (batch,)."""
+        return self.correction(y, context) - self.reference(y, context)
+
+    def correction(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """F of real-valued y: (batch, *event), (batch,), which is 0 at the centre of the data."""
+        u = self.normalized(y)
+        if context is None:
+            values = self.energy_network(torch.cat((u, torch.zeros_like(u[:1]))))[:, 0]
+            return values[:-1] - values[-1]
+        centres = torch.zeros_like(u)
+        return (self.energy_network(u, context) - self.energy_network(centres, context))[:, 0]
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """-U(x) - log Z of x: (batch, *event), (batch,) in nats, by the estimate of log Z.
+
+        For integers the density at a uniform draw in their bin, as a log-probability.
+
+        Raises:
+            ValueError: if log Z was not estimated, or can not be without a flow as generator.
+        """
+        if self.flow is None:
+            raise ValueError(
+                "this energy has no normaliser: its generator is a network, whose density is not "
+                "known. Use energy(x), or build it with entropy='exact'"
+            )
+        if not self.log_z.isfinite().all():
+            raise ValueError("log Z is not known yet: call settle(), as training does")
+        rows = self.condition(context, len(x))
+        log_z = self.log_z if rows is None else rows.to(self.log_z.dtype) @ self.log_z
+        y, change = self.real(x), 0.0
+        if self.dequantization is not None and not x.is_floating_point():
+            change = self.dimensions * math.log(self.dequantization.levels)
+        return -self.energy_of(y, rows) - log_z - change
+
+    @torch.no_grad()
+    def log_normalizer(
+        self,
+        context: Tensor | None = None,
+        draws: int = MANY,
+        generator: torch.Generator | None = None,
+    ) -> LogNormalizer:
+        """Estimates log Z from weighted draws of the generator, with its error; print it.
+
+        Args:
+            context: one class label, (1,), for a class-conditional model.
+            draws: how many.
+            generator: the source of randomness.
+        """
+        found = []
+        for start in range(0, draws, CHUNK):
+            n = min(CHUNK, draws - start)
+            rows = self.condition(context, n)
+            y, _, log_prob = self._draws(n, rows, generator=generator)
+            if log_prob is None:
+                raise ValueError("log Z needs a generator whose density is known: a flow")
+            found.append(-self.energy_of(y, rows) - log_prob)
+        return log_normalizer(torch.cat(found))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Estimates log Z, for each class, with draws that do not depend on the global seed."""
+        if self.flow is None:
+            return
+        for k in range(len(self.log_z)):
+            source = torch.Generator(self.log_z.device).manual_seed(k)
+            label = None if self.num_classes is None else torch.tensor([k], device=source.device)
+            self.log_z[k] = self.log_normalizer(label, generator=source).value
+
+    # the game
+
+    def players(self) -> tuple[Player, ...]:
+        """The energy, and the generator with the estimator of its entropy."""
+        return (
+            Player("energy", parameters_of(self.energy_network), self.energy_loss),
+            Player(
+                "generator",
+                parameters_of(self.generator, self.entropy),
+                self.generator_loss,
+                self.generator_every,
+            ),
+        )
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Takes the moments of the data; a tilting generator begins as the flow that it tilts."""
+        super().initialize(x, context)
+        tilted = self.reference.model if isinstance(self.reference, TiltedFlow) else None
+        if tilted is not None and tilted.config == getattr(self.generator, "config", None):
+            self.generator.load_state_dict(tilted.state_dict())
+        elif isinstance(self.generator, FlowModel):
+            self.generator.initialize(x, context)
+
+    def energy_loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Positive minus negative phase and the gradient penalty, in nats per dimension."""
+        n = len(x)
+        rows = self.condition(context, n)
+        y = self.real(x)
+        with torch.no_grad():
+            negative, _, log_prob = self._draws(n, rows)
+        energies = self.energy_of(negative, rows)
+        loss = self.energy_of(y, rows).mean() + self._negative_phase(energies, log_prob, context)
+        self._parts["energy"] = loss.detach()
+        if self.penalty > 0:
+            loss = loss + self.penalty * self._slope(y, rows).square().flatten(1).sum(1).mean()
+        return loss / self.dimensions
+
+    def generator_loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """E[U] minus the entropy, and maximum likelihood, in nats per dimension."""
+        n = len(x)
+        rows = self.condition(context, n)
+        y, z, log_prob = self._draws(n, rows)
+        entropy = self.entropy(self.normalized(y), z, rows, log_prob)
+        # rounding may take a draw out of the cube: there only f counts
+        reference = self.reference(y, rows).nan_to_num(neginf=0.0)
+        energy = (self.correction(y, rows) - reference).mean()
+        loss = energy - self.entropy_weight * entropy
+        self._parts["generator"], self._parts["entropy"] = loss.detach(), entropy.detach()
+        if self.likelihood_weight:
+            fit = -density(self.generator, self.real(x), rows).mean()  # type: ignore[arg-type]
+            loss = loss + self.likelihood_weight * fit
+            self._parts["generator_nll"] = fit.detach()
+        return loss / self.dimensions
+
+    @torch.no_grad()
+    def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """How good the model is, a scalar: -log q in nats per dimension, with log Z from new draws.
+
+        Without a flow as generator, the energy distance between data and draws.
+        """
+        if self.flow is None:
+            return super().loss(x, context)
+        n = max(len(x), 1)
+        copies = math.ceil(FEW / n)
+        rows = self.condition(context, len(x))
+        given = None if rows is None else rows.repeat(copies, 1)
+        labels = None if context is None else context.repeat(copies)
+        y, _, log_prob = self._draws(copies * n, given)
+        assert log_prob is not None
+        log_z = self._log_mean_weight(self.energy_of(y, given), log_prob, labels)
+        return (self.energy_of(self.real(x), rows).mean() + log_z) / self.dimensions
+
+    def metrics(self) -> dict[str, float | Tensor]:
+        """The losses of both players and the entropy, in nats."""
+        return dict(self._parts) if self.training else {}
+
+    def _negative_phase(
+        self, energy: Tensor, log_prob: Tensor | None, context: Tensor | None
+    ) -> Tensor:
+        """A scalar whose gradient is -E_q[dU], by the draws' weights or as if they were from q."""
+        if self.weighted and log_prob is not None:
+            return self._log_mean_weight(energy, log_prob, context)
+        return -energy.mean()
+
+    def _log_mean_weight(self, energy: Tensor, log_prob: Tensor, context: Tensor | None) -> Tensor:
+        """The estimate of log Z; the mean over the classes of those of the draws."""
+        log_weights = -energy - log_prob
+        if context is None:
+            return log_weights.logsumexp(0) - math.log(len(log_weights))
+        total = log_weights.new_zeros(())
+        for label, count in zip(*context.unique(return_counts=True), strict=True):
+            own = log_weights[context == label]
+            total = total + (own.logsumexp(0) - count.log()) * (count / len(context))
+        return total
+
+    def _slope(self, y: Tensor, context: Tensor | None) -> Tensor:
+        """dU/du of normalised data, (batch, *event), with gradients for the energy's weights."""
+        y = y.detach().requires_grad_()
+        with torch.enable_grad():
+            (of_f,) = torch.autograd.grad(self.correction(y, context).sum(), y, create_graph=True)
+            log_r = self.reference(y, context)
+            of_r = torch.zeros_like(y)
+            if log_r.requires_grad:
+                (of_r,) = torch.autograd.grad(log_r.sum(), y)
+        return (of_f - of_r) * self.normalization.std
+
+    # drawing
+
+    def draw(
+        self,
+        n: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draws (n, *event), real-valued, by the model's sampler.
+
+        Args:
+            n: how many.
+            context: (n, features) as the networks take it, or None.
+            temperature: T scales the latents of the generator; chains draw from exp(-U / T^2).
+            generator: the source of randomness.
+        """
+        y, _, _ = self._draws(n, context, temperature, generator)
+        if self.sampler == "generator" or not n:
+            return y
+        return self._run(y, context, self.sampler, temperature, generator, {})[1]
+
+    def chains(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        *,
+        sampler: str = "mala",
+        generator: torch.Generator | None = None,
+        **options: Any,
+    ) -> Chains:
+        """Runs n chains of exp(-U) from draws of the generator, and says how they mixed.
+
+        Args:
+            n: how many.
+            context: labels, one for each or for all.
+            sampler: 'langevin', 'mala', 'hmc', and with a flow as generator 'independence',
+                'latent-mala' and 'latent-hmc'.
+            generator: the source of randomness.
+            **options: of `steadyflow.solvers.run_chains`.
+
+        Returns:
+            chains whose draws are data, real-valued.
+        """
+        check_sampler(sampler, self.flow is not None)
+        rows = self.condition(context, n)
+        with torch.no_grad():
+            y, _, _ = self._draws(n, rows, generator=generator)
+            return self._run(y, rows, sampler, 1.0, generator, options)[0]
+
+    def _run(
+        self,
+        y: Tensor,
+        context: Tensor | None,
+        sampler: str,
+        temperature: float,
+        generator: torch.Generator | None,
+        options: dict[str, Any],
+    ) -> tuple[Chains, Tensor]:
+        """Chains from y, and where they end, both as real-valued data."""
+        method, latent = SAMPLERS[sampler]
+        if method is None:
+            raise ValueError("'generator' runs no chain: give a sampler that does")
+        steps = self.sampler_steps
+        settings = {"steps": steps, "warmup": steps, "every": steps, **options}
+        cold = temperature**-2
+        parts = self.flow.bijection if latent else self.normalization  # type: ignore[union-attr]
+
+        def energy(y: Tensor) -> Tensor:
+            return cold * self.energy_of(y, context)
+
+        if method == "independence":
+            made = run_chains(
+                energy,
+                y,
+                method=method,
+                proposal=lambda n: self._draws(n, context, generator=generator)[::2],
+                generator=generator,
+                **settings,
+            )
+            return made, made.last
+        given = context if latent else None
+        start = parts(y, given)[0]
+        target = latent_energy(energy, lambda z: parts.inverse(z, given))
+        made = run_chains(target, start, method=method, generator=generator, **settings)
+        draws = torch.stack([parts.inverse(z, given)[0] for z in made.draws])
+        last = parts.inverse(made.last, given)[0]
+        return dataclasses.replace(made, draws=draws, last=last), last
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The latents of x: (batch, *event) in the generator, which must be a flow."""
+        return self._with_latents().bijection(self.real(x), self.condition(context, len(x)))[0]
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """The data of latents z."""
+        flow = self._with_latents()
+        return self.to_data(flow.bijection.inverse(z, self.condition(context, len(z)))[0])
+
+    def anomaly_score(
+        self, x: Tensor, context: Tensor | None = None, kind: str = "energy"
+    ) -> Tensor:
+        """How unusual x: (batch, *event) is, (batch,): higher is more so.
+
+        Args:
+            x: data.
+            context: labels or None.
+            kind: 'energy' for U(x), or 'gradient' for |dU/du| in standard deviations of the data.
+        """
+        rows = self.condition(context, len(x))
+        if kind == "energy":
+            return self.energy_of(self.real(x), rows)
+        if kind != "gradient":
+            raise unknown("anomaly score", kind, ("energy", "gradient"))
+        return self._slope(self.real(x), rows).detach().square().flatten(1).sum(1).sqrt()
+
+    def _draws(
+        self,
+        n: int,
+        context: Tensor | None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Draws of the generator, real-valued, their latents (n, latents), and log p_G or None."""
+        flow = self.flow
+        if flow is None:
+            z = self.latents(n, temperature, generator)
+            return self.from_network(self.generator(z, context)), z, None
+        z = flow.base.sample(n, context, temperature, generator)
+        y, log_det = flow.bijection.inverse(z, context)
+        return y, z.flatten(1), flow.base.log_prob(z, context) - log_det
+
+    def _with_latents(self) -> Flow:
+        if self.flow is None:
+            raise ValueError("the generator of this energy is a network: it has no inverse")
+        return self.flow
+
+    # building
+
+    def _reference(self, tilt: str | dict[str, Any] | None) -> nn.Module:
+        if tilt is None:
+            if self.dequantization is not None:
+                return CubeReference()
+            return NormalReference(self.normalization, self.event_shape)
+        tilted = TiltedFlow(tilt)
+        theirs, own = tilted.model, (self.event_shape, self.num_classes)
+        if (theirs.event_shape, theirs.num_classes) != own:
+            raise ValueError(
+                f"the flow to tilt is for examples of shape {theirs.event_shape} and "
+                f"{theirs.num_classes} classes, this energy for {own[0]} and {own[1]}"
+            )
+        self._resolved = {"tilt": tilted.recorded}
+        return tilted
+
+    def _flow(
+        self, entropy: str, name: str | dict[str, Any], layers: int, widths: Sequence[int]
+    ) -> FlowModel | None:
+        """The generator, if it is a flow."""
+        image = len(self.event_shape) == 3
+        if name == "auto":
+            if entropy != "exact":
+                return None
+            if isinstance(self.reference, TiltedFlow):
+                return build_flow(self.reference.recorded)
+            name = "realnvp" if image else "spline-flow"
+        if name == "network":
+            return None
+        if isinstance(name, dict):
+            return build_flow(name)
+        shared = {"event_shape": self.event_shape, "num_classes": self.num_classes}
+        own: dict[str, Any] = {}
+        if image:
+            # next to no margin: what a flow draws must lie in the cube
+            own = {"bits": self.dequantization.bits if self.dequantization else 0, "alpha": 1e-6}
+        elif name == "spline-flow":
+            kind = "coupling" if self.dimensions > 1 else "autoregressive"
+            own = {"architecture": kind, "transforms": layers, "hidden_features": widths}
+        elif name == "realnvp":
+            own = {"couplings": layers, "hidden_features": widths}
+        return build_flow({"model": name, "config": {**shared, **own}})
+
+    def _check(
+        self, entropy: str, sampler: str, negatives: str, numbers: dict[str, float | None]
+    ) -> None:
+        if self.context_features is not None:
+            raise ValueError(
+                "an energy given vectors would have another normaliser for every vector: build it "
+                "without context_features"
+            )
+        if entropy not in ENTROPIES:
+            raise unknown("entropy", entropy, ENTROPIES)
+        if negatives not in NEGATIVES:
+            raise unknown("kind of negatives", negatives, NEGATIVES)
+        check_sampler(sampler, True)
+        for name, value in numbers.items():
+            least = 1 if name in ("generator_every", "sampler_steps") else 0
+            if value is not None and not least <= value < math.inf:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_sampler(name: str, flow: bool) -> None:
+    """Whether there is such a sampler, and whether it goes with the generator."""
+    if name not in SAMPLERS:
+        raise unknown("sampler", name, SAMPLERS)
+    if SAMPLERS[name][1] and not flow:
+        raise ValueError(f"'{name}' needs the latents of a flow: build it with entropy='exact'")

@@ -1,0 +1,102 @@
+"""What an energy corrects, U(x) = f(x) - log r(x): a distribution that makes exp(-U) integrable.
+
+normal    r = N(mean, diag std^2) with the moments of the data
+cube      r = 1 on [0, 1]^D, for dequantised integers
+flow      a trained flow: the energy then tilts it
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steadyflow.bijections.bijection import sum_event
+from steadyflow.models.model import FlowModel, GenerativeModel
+
+
+class NormalReference(nn.Module):
+    """The normal of given moments.
+
+    Args:
+        normalization: a module with `mean` and `std`, those of the data.
+        event_shape: of the data.
+    """
+
+    def __init__(self, normalization: nn.Module, event_shape: Sequence[int]):
+        super().__init__()
+        self._moments = (normalization,)  # not a part: its buffers are saved once
+        self.dimensions = math.prod(event_shape)
+        self._repeats = self.dimensions // math.prod(normalization.mean.shape)
+
+    def forward(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log r(y), (batch,)."""
+        (moments,) = self._moments
+        u = (y - moments.mean) / moments.std
+        volume = self._repeats * moments.std.log().sum()
+        return -0.5 * sum_event(u * u) - 0.5 * self.dimensions * math.log(2 * math.pi) - volume
+
+
+class CubeReference(nn.Module):
+    """One inside the unit cube, zero outside."""
+
+    def forward(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log r(y): 0 or -inf, (batch,)."""
+        inside = ((y >= 0) & (y <= 1)).flatten(1).all(1)
+        return torch.where(inside, 0.0, -math.inf).to(y.dtype)
+
+
+class TiltedFlow(nn.Module):
+    """A trained flow that stands still.
+
+    Args:
+        source: the folder of a saved flow, or what its config.json says: then the weights are
+            expected from somewhere else.
+
+    Attributes:
+        recorded: name and config of the flow, plain values.
+    """
+
+    def __init__(self, source: str | Mapping[str, Any]):
+        super().__init__()
+        self.folder = source if isinstance(source, str) else None
+        if self.folder is not None:
+            self.model = _flow_model(GenerativeModel.from_pretrained(self.folder))
+        else:
+            self.model = build_flow(source)  # type: ignore[arg-type]
+        self.model.requires_grad_(False)
+        self.recorded = {"model": self.model.name, "config": self.model.config}
+
+    def forward(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log r(y), (batch,)."""
+        return density(self.model, y, context)
+
+
+def density(model: FlowModel, y: Tensor, context: Tensor | None) -> Tensor:
+    """The log-density of a flow at real-valued y: (batch, *event), (batch,)."""
+    z, log_det = model.flow.bijection(y, context)
+    return model.flow.base.log_prob(z, context) + log_det
+
+
+def build_flow(recorded: Mapping[str, Any]) -> FlowModel:
+    """A flow of that name and config, {"model": name, "config": {...}}, not trained."""
+    from steadyflow.models import model_class
+
+    if set(recorded) != {"model", "config"}:
+        raise ValueError(
+            'a flow is given as {"model": name, "config": {...}}, as in its config.json, '
+            f"got {dict(recorded)}"
+        )
+    return _flow_model(model_class(recorded["model"])(**recorded["config"]))
+
+
+def _flow_model(model: GenerativeModel) -> FlowModel:
+    if not isinstance(model, FlowModel) or model.likelihood == "estimate":
+        raise ValueError(
+            f"a {type(model).__name__} has no exact density: give a flow that has, such as "
+            "spline-flow or realnvp"
+        )
+    return model
