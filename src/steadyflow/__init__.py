@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from steadyflow.models.energy import EnergyModel as EnergyModel
     from steadyflow.models.flow_matching import FlowMatching as FlowMatching
     from steadyflow.models.fvae import FVAE as FVAE
+    from steadyflow.models.gan import GAN as GAN
     from steadyflow.models.glow import Glow as Glow
     from steadyflow.models.maf import MAF as MAF
     from steadyflow.models.model import GenerativeModel as GenerativeModel
@@ -39,6 +40,7 @@ _HOMES = {
     "FlowMatching": "steadyflow.models",
     "FlowOutlierDetector": "steadyflow.estimators",
     "FlowTransformer": "steadyflow.estimators",
+    "GAN": "steadyflow.models",
     "GenerativeModel": "steadyflow.models",
     "Glow": "steadyflow.models",
     "MAF": "steadyflow.models",
@@ -54,6 +56,7 @@ _HOMES = {
 
 __all__ = [
     "FVAE",
+    "GAN",
     "MAF",
     "NICE",
     "Diffusion",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from steadyflow.models.energy import EnergyModel as EnergyModel
     from steadyflow.models.flow_matching import FlowMatching as FlowMatching
     from steadyflow.models.fvae import FVAE as FVAE
+    from steadyflow.models.gan import GAN as GAN
     from steadyflow.models.glow import Glow as Glow
     from steadyflow.models.maf import MAF as MAF
     from steadyflow.models.model import GenerativeModel as GenerativeModel
@@ -95,6 +96,12 @@ MODELS: dict[str, Entry] = {
         "EnergyModel",
         "an energy and a generator of maximum entropy (Kumar et al. 2019), normalised",
         {"vector": "estimate", "image": "estimate"},
+    ),
+    "gan": Entry(
+        "gan",
+        "GAN",
+        "a plain GAN, to compare energies with (Goodfellow et al. 2014)",
+        {"vector": "none", "image": "none"},
     ),
     "flow-matching": Entry(
         "flow_matching",

@@ -1,6 +1,6 @@
 """What energies and GANs share: a generator of examples that no likelihood needs to judge.
 
-    z ~ N(0, I),   u = G(z, c),   x = mean + std u            integers: x = floor(2^bits sigmoid(u))
+    z ~ N(0, I),   u = G(z, c),   x = mean + std u          integers: x = floor(2^bits sigmoid(u))
 
 On validation examples such a model is judged by the energy distance of its draws,
 

@@ -1,18 +1,20 @@
 """An energy and a generator that keeps its entropy: the energy view of GANs.
 
-    q(x) = exp(-U(x)) / Z,     U(x) = f_theta(x) - log r(x)            r a normal, or a trained flow
-    theta:   min E_data U - E_negative U + lambda E_data |dU/dx|^2     lower where data are, higher
-                                                                       where the generator draws
-    phi:     min E_z U(G_phi(z)) - H(G_phi) - w E_data log p_G         KL(p_G || q) - log Z, and data
+    q(x) = exp(-U(x)) / Z,   U(x) = f_theta(x) - log r(x)          r a normal, or a trained flow
+    theta:  min E_data U - E_negative U + lambda E_data |dU/dx|^2  low where data are, high where
+                                                                   the generator draws
+    phi:    min E_z U(G_phi(z)) - H(G_phi) - w E_data log p_G      KL(p_G || q) - log Z, and data
 
 The entropy H keeps the generator from collapsing onto the lowest energies (`models.entropy`). With
 a flow as generator it is exact, log p_G is known, and so the weights of its draws are, too:
 
-    negative   sum_i w_i U(x_i) / sum_i w_i,   w = exp(-U) / p_G       the likelihood's own gradient
-    log Z      log mean_i w_i >= E_z[-U(G)] + H (ELBO)                 log q = -U - log Z
+    negative   sum_i w_i U(x_i) / sum_i w_i,   w = exp(-U) / p_G    the likelihood's own gradient
+    log Z      log mean_i w_i >= E_z[-U(G)] + H (ELBO)              log q = -U - log Z
 
-Kumar, Ozair, Goyal, Courville & Bengio, "Maximum Entropy Generators for Energy-Based Models" (2019);
-Kim & Bengio, "Deep Directed Generative Models with Energy-Based Probability Estimation" (2016).
+Kumar, Ozair, Goyal, Courville & Bengio, "Maximum Entropy Generators for Energy-Based Models"
+(2019); Kim & Bengio, "Deep Directed Generative Models with Energy-Based Probability Estimation"
+(2016).
+
 f is 0 at the centre of the data, which pins the additive constant of U, and bounded (its network
 sees no further than `CLIP` standard deviations), so that Z is finite for all weights.
 """
@@ -75,12 +77,14 @@ class EnergyModel(AdversarialModel):
         generator_features: widths of the hidden layers of the generator's networks.
         likelihood_weight: w above, the share of maximum likelihood in training a flow.
         entropy_weight: factor on the entropy.
-        negatives: 'weighted' (draws count by exp(-U) / p_G, which needs a flow) or 'generator' (all
-            draws count the same, as in the paper); 'auto' weighs where it can.
+        negatives: 'weighted' (draws count by exp(-U) / p_G, which needs a flow) or 'generator'
+            (all draws count the same, as in the paper); 'auto' weighs where it can.
         penalty: lambda above, in standard deviations of the data.
         tilt: folder of a trained flow r, which the energy then corrects; without it r is normal.
         hidden_features: widths of the hidden layers of the energy's networks.
         hidden_channels: channels at the full resolution, for images.
+        frequencies: for vectors, sines and cosines of the variables that the energy sees, at so
+            many frequencies; for energies with narrow wells.
         latent_features: latents of a generator network; D, or 64 for images, without it.
         generator_every: the generator moves in each so many-th step.
         sampler: 'generator', or a chain that starts from its draws: 'langevin', 'mala', 'hmc', and
@@ -109,6 +113,7 @@ class EnergyModel(AdversarialModel):
         tilt: str | dict[str, Any] | None = None,
         hidden_features: Sequence[int] = (128, 128, 128),
         hidden_channels: int = 16,
+        frequencies: int = 0,
         latent_features: int | None = None,
         generator_every: int = 1,
         sampler: str = "generator",
@@ -126,6 +131,7 @@ class EnergyModel(AdversarialModel):
             "likelihood_weight": likelihood_weight,
             "entropy_weight": entropy_weight,
             "penalty": penalty,
+            "frequencies": frequencies,
             "generator_every": generator_every,
             "sampler_steps": sampler_steps,
         }
@@ -146,14 +152,15 @@ class EnergyModel(AdversarialModel):
             num_classes,
             clip=CLIP,
             zero_output=True,
+            frequencies=frequencies,
         )
         latents = self.latent_features if flow is None else self.dimensions
         self.entropy = make_entropy(entropy, network, latents)
         self.weighted = flow is not None if negatives == "auto" else negatives == "weighted"
         if flow is None and (entropy == "exact" or self.weighted):
             raise ValueError(
-                "the exact entropy and weighted negatives need a generator whose density is known: "
-                "give generator='spline-flow' or another flow instead of 'network'"
+                "the exact entropy and weighted negatives need a generator whose density is "
+                "known: give generator='spline-flow' or another flow instead of 'network'"
             )
         check_sampler(sampler, flow is not None)
         self.penalty = penalty if penalty is not None else PENALTY[self.weighted]
@@ -304,7 +311,7 @@ class EnergyModel(AdversarialModel):
 
     @torch.no_grad()
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """How good the model is, a scalar: -log q in nats per dimension, with log Z from new draws.
+        """How good the model is, a scalar: -log q in nats per dimension, log Z from new draws.
 
         Without a flow as generator, the energy distance between data and draws.
         """
@@ -425,12 +432,17 @@ class EnergyModel(AdversarialModel):
         def energy(y: Tensor) -> Tensor:
             return cold * self.energy_of(y, context)
 
+        def proposal(n: int) -> tuple[Tensor, Tensor]:
+            drawn, _, log_prob = self._draws(n, context, generator=generator)
+            assert log_prob is not None
+            return drawn, log_prob
+
         if method == "independence":
             made = run_chains(
                 energy,
                 y,
                 method=method,
-                proposal=lambda n: self._draws(n, context, generator=generator)[::2],
+                proposal=proposal,
                 generator=generator,
                 **settings,
             )

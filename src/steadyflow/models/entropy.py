@@ -1,14 +1,14 @@
 """The entropy of a generator x = G(z), by four names.
 
-    exact                H = E_z[-log p_G(G(z))]             where G is a flow: log p_G = log p(z) - log|det dG/dz|
-    mutual-information   max_T E[log s(T(x, z)) + log s(-T(x, z'))] / 2            z' of another x
-    reconstruction       max_E E[-|z - E(x)|^2 / 2]
-    none                 0
+    exact               H = E_z[-log p_G(G(z))]         log p_G = log p(z) - log|det dG/dz|: a flow
+    mutual-information  max_T E[log s(T(x, z)) + log s(-T(x, z'))] / 2          z' of another x
+    reconstruction      max_E E[-|z - E(x)|^2 / 2]
+    none                0
 
-A generator without noise of its own has H(X) = I(X, Z) + constant. The second is, up to a constant,
-half the Jensen-Shannon information between x and z (Kumar et al. 2019, eq. 8; Hjelm et al., "Deep
-InfoMax", 2019): at most 0, so that its gradient fades once T is sure. The third is the bound of
-Barber & Agakov (2003) with unit variance, as in InfoGAN (Chen et al. 2016).
+A generator without noise of its own has H(X) = I(X, Z) + constant. The second is, up to a
+constant, half the Jensen-Shannon information between x and z (Kumar et al. 2019, eq. 8; Hjelm et
+al., "Deep InfoMax", 2019): at most 0, so that its gradient fades once T is sure. The third is the
+bound of Barber & Agakov (2003) with unit variance, as in InfoGAN (Chen et al. 2016).
 """
 
 from __future__ import annotations

@@ -14,30 +14,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steadyflow.bijections.bijection import sum_event
+from steadyflow.bases import StandardNormal
+from steadyflow.bijections import Bijection
 from steadyflow.models.model import FlowModel, GenerativeModel
 
 
 class NormalReference(nn.Module):
-    """The normal of given moments.
+    """The normal with the moments that a normalisation has taken from the data.
 
     Args:
-        normalization: a module with `mean` and `std`, those of the data.
+        normalization: sends such a normal to the standard one.
         event_shape: of the data.
     """
 
-    def __init__(self, normalization: nn.Module, event_shape: Sequence[int]):
+    def __init__(self, normalization: Bijection, event_shape: Sequence[int]):
         super().__init__()
-        self._moments = (normalization,)  # not a part: its buffers are saved once
-        self.dimensions = math.prod(event_shape)
-        self._repeats = self.dimensions // math.prod(normalization.mean.shape)
+        self._normalization = (normalization,)  # not a part: its buffers are saved once
+        self.base = StandardNormal(event_shape)
 
     def forward(self, y: Tensor, context: Tensor | None = None) -> Tensor:
         """Log r(y), (batch,)."""
-        (moments,) = self._moments
-        u = (y - moments.mean) / moments.std
-        volume = self._repeats * moments.std.log().sum()
-        return -0.5 * sum_event(u * u) - 0.5 * self.dimensions * math.log(2 * math.pi) - volume
+        u, log_det = self._normalization[0](y)
+        return self.base.log_prob(u) + log_det
 
 
 class CubeReference(nn.Module):

@@ -8,6 +8,7 @@ normalisation: the value of an example must not depend on its batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,6 +30,7 @@ def critic(
     *,
     clip: float | None = None,
     zero_output: bool = False,
+    frequencies: int = 0,
 ) -> nn.Module:
     """A smooth network of (x, context): (batch, *event) and (batch, features) to (batch, out).
 
@@ -40,19 +42,24 @@ def critic(
         context_features: length of what is given besides x, or None.
         clip: for vectors, inputs beyond it count as it: the output is bounded.
         zero_output: begin with an output of zero.
+        frequencies: for vectors, give the network sines and cosines of x at so many frequencies,
+            each twice the one before: for functions that change within a hundredth of x's range.
     """
     if len(event_shape) == 3:
         return ConvCritic(
             event_shape, out_features, hidden_channels, context_features, zero_output
         )
-    return MLP(
-        event_shape[0],
-        out_features,
-        hidden_features,
-        context_features,
-        activation="silu",
-        clip=clip,
-        zero_output=zero_output,
+    return VectorCritic(
+        MLP(
+            event_shape[0] * (1 + 2 * frequencies),
+            out_features,
+            hidden_features,
+            context_features,
+            activation="silu",
+            zero_output=zero_output,
+        ),
+        clip,
+        frequencies,
     )
 
 
@@ -87,6 +94,30 @@ def sides(side: int) -> list[int]:
     while found[-1] > SMALLEST:
         found.append((found[-1] + 1) // 2)
     return found
+
+
+class VectorCritic(nn.Module):
+    """A multilayer perceptron on bounded vectors and their sines and cosines; see `critic`.
+
+    Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions" (2020).
+    """
+
+    rates: Tensor
+
+    def __init__(self, network: nn.Module, clip: float | None, frequencies: int):
+        super().__init__()
+        self.network, self.clip = network, clip
+        rates = math.pi / 4 * 2.0 ** torch.arange(frequencies)
+        self.register_buffer("rates", rates, persistent=False)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(batch, variables) and (batch, features) to (batch, out)."""
+        if self.clip is not None:
+            x = F.hardtanh(x, -self.clip, self.clip)
+        if len(self.rates):
+            phase = (x[:, :, None] * self.rates.to(x.dtype)).flatten(1)
+            x = torch.cat((x, torch.sin(phase), torch.cos(phase)), 1)
+        return self.network(x, context)
 
 
 class ConvCritic(nn.Module):

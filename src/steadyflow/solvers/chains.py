@@ -1,9 +1,9 @@
 """Have several Markov chains mixed, and what are their draws worth.
 
-    R-hat^2 = ((n - 1) W + B) / (n W)         W: mean variance within the half chains of length n,
-                                              B: n times the variance of their means
-    ESS     = m n / (1 + 2 sum_t rho_t)       rho_t: autocorrelation at lag t over all m halves, the
-                                              sum cut where its pairs turn negative
+    R-hat^2 = ((n - 1) W + B) / (n W)     W: mean variance within the m half chains of length n,
+                                          B: n times the variance of their means
+    ESS     = m n / (1 + 2 sum_t rho_t)   rho_t: autocorrelation at lag t over all of them, the sum
+                                          cut where its pairs turn negative
 
 Gelman, Carlin, Stern, Dunson, Vehtari & Rubin, "Bayesian Data Analysis" (2013), sec. 11.4-11.5;
 Geyer, "Practical Markov Chain Monte Carlo" (1992).

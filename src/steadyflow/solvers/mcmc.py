@@ -1,8 +1,8 @@
 """Markov chains that draw from q(x) ~ exp(-U(x)).
 
-    Langevin      x' = x - a dU + sqrt(2 a) n                  a = h^2 / 2, no correction: biased
-    MALA          the same, accepted with min(1, e^(U(x) - U(x')) N(x; m(x'), 2a) / N(x'; m(x), 2a))
-                  where m(x) = x - a dU(x): the squared distances enter, not the distances
+    Langevin      x' = m(x) + h n,  m(x) = x - h^2/2 dU(x)     nothing is rejected: biased
+    MALA          the same, accepted with min(1, e^(U - U') N(x; m(x'), h^2) / N(x'; m(x), h^2));
+                  squared distances enter there, not distances
     HMC           p ~ N(0, I), L leapfrog steps of length h, accepted with min(1, e^(H - H'))
     independence  x' ~ p whatever x is, accepted with min(1, w(x') / w(x)),  w = e^(-U) / p
 
