@@ -155,6 +155,8 @@ def posterior_encoder(model: Model) -> Callable[..., Tensor]:
 
 def has_latents(model: Model) -> bool:
     """Whether data can be encoded and decoded."""
+    if hasattr(model, "flow"):  # a model may be without one, if its generator is no flow
+        return flow_of(model) is not None
     return flow_of(model) is not None or (hasattr(model, "encode") and hasattr(model, "decode"))
 
 

@@ -11,6 +11,9 @@ from steadyflow.evaluation.access import Model
 
 def meaning(model: Model, draws: int = 1) -> str:
     """One sentence that says what the model's likelihood is, without its full stop."""
+    own = getattr(model, "likelihood_in_words", None)
+    if own and str(model.likelihood) != "none":
+        return str(own)
     word, integers = str(model.likelihood), access.bits_of(model) is not None
     given = "" if getattr(model, "num_classes", None) is None else " given its class"
     noise = f"{draws} noise draw{'s' if draws > 1 else ''} per example"

@@ -34,7 +34,7 @@ from steadyflow.flow import Flow
 from steadyflow.models.adversarial import AdversarialModel
 from steadyflow.models.entropy import ENTROPIES, make_entropy
 from steadyflow.models.model import FlowModel
-from steadyflow.models.normalizer import LogNormalizer, log_normalizer
+from steadyflow.models.normalizer import TRUSTED, LogNormalizer, log_normalizer
 from steadyflow.models.players import Player, parameters_of
 from steadyflow.models.reference import (
     CubeReference,
@@ -47,6 +47,7 @@ from steadyflow.networks.adversarial import critic
 from steadyflow.solvers.mcmc import Chains, latent_energy, run_chains
 
 CLIP = 5.0  # standard deviations
+FEW_VARIABLES = 3
 FEW, MANY, CHUNK = 2048, 10_000, 2000  # draws for log Z: in validation, for keeps, and at once
 PENALTY = {True: 0.0, False: 0.1}  # weighted negatives need none; the others the paper's
 NEGATIVES = ("auto", "weighted", "generator")
@@ -84,17 +85,21 @@ class EnergyModel(AdversarialModel):
         hidden_features: widths of the hidden layers of the energy's networks.
         hidden_channels: channels at the full resolution, for images.
         frequencies: for vectors, sines and cosines of the variables that the energy sees, at so
-            many frequencies; for energies with narrow wells.
+            many frequencies; without it 4 for weighted negatives and up to three variables,
+            where wells may be narrow, and otherwise none.
         latent_features: latents of a generator network; D, or 64 for images, without it.
         generator_every: the generator moves in each so many-th step.
         sampler: 'generator', or a chain that starts from its draws: 'langevin', 'mala', 'hmc', and
-            where it is a flow 'independence', 'latent-mala', 'latent-hmc'.
+            where it is a flow 'independence', 'latent-mala', 'latent-hmc'. 'auto' takes
+            'independence' for vectors where it can, and 'generator' otherwise.
         sampler_steps: of the chain.
         bits: bits of each pixel, for images; 0 for real-valued images.
     """
 
     name = "energy"
     log_z: Tensor
+    log_z_error: Tensor
+    log_z_pareto_k: Tensor
 
     def __init__(
         self,
@@ -104,19 +109,19 @@ class EnergyModel(AdversarialModel):
         context_features: int | None = None,
         entropy: str = "exact",
         generator: str | dict[str, Any] = "auto",
-        generator_layers: int = 6,
-        generator_features: Sequence[int] = (128, 128),
-        likelihood_weight: float = 1.0,
+        generator_layers: int = 4,
+        generator_features: Sequence[int] = (64, 64),
+        likelihood_weight: float = 5.0,
         entropy_weight: float = 1.0,
         negatives: str = "auto",
         penalty: float | None = None,
         tilt: str | dict[str, Any] | None = None,
         hidden_features: Sequence[int] = (128, 128, 128),
         hidden_channels: int = 16,
-        frequencies: int = 0,
+        frequencies: int | None = None,
         latent_features: int | None = None,
         generator_every: int = 1,
-        sampler: str = "generator",
+        sampler: str = "auto",
         sampler_steps: int = 50,
         bits: int = 8,
     ):
@@ -144,6 +149,8 @@ class EnergyModel(AdversarialModel):
             given = (num_classes or 0) + more or None
             return critic(self.event_shape, outputs, hidden_features, hidden_channels, given)
 
+        self.weighted = flow is not None if negatives == "auto" else negatives == "weighted"
+        few = 4 if self.weighted and self.dimensions <= FEW_VARIABLES else 0
         self.energy_network = critic(
             self.event_shape,
             1,
@@ -152,22 +159,25 @@ class EnergyModel(AdversarialModel):
             num_classes,
             clip=CLIP,
             zero_output=True,
-            frequencies=frequencies,
+            frequencies=few if frequencies is None else frequencies,
         )
         latents = self.latent_features if flow is None else self.dimensions
         self.entropy = make_entropy(entropy, network, latents)
-        self.weighted = flow is not None if negatives == "auto" else negatives == "weighted"
         if flow is None and (entropy == "exact" or self.weighted):
             raise ValueError(
                 "the exact entropy and weighted negatives need a generator whose density is "
                 "known: give generator='spline-flow' or another flow instead of 'network'"
             )
+        if sampler == "auto":
+            exact = flow is not None and len(self.event_shape) == 1
+            sampler = "independence" if exact else "generator"
         check_sampler(sampler, flow is not None)
         self.penalty = penalty if penalty is not None else PENALTY[self.weighted]
         self.likelihood_weight = likelihood_weight if flow is not None else 0.0
         self.entropy_weight, self.generator_every = entropy_weight, generator_every
         self.sampler, self.sampler_steps = sampler, sampler_steps
-        self.register_buffer("log_z", torch.full((num_classes or 1,), math.nan))
+        for name in ("log_z", "log_z_error", "log_z_pareto_k"):
+            self.register_buffer(name, torch.full((num_classes or 1,), math.nan))
         self._parts: dict[str, Tensor] = {}
 
     @property
@@ -253,7 +263,22 @@ class EnergyModel(AdversarialModel):
         for k in range(len(self.log_z)):
             source = torch.Generator(self.log_z.device).manual_seed(k)
             label = None if self.num_classes is None else torch.tensor([k], device=source.device)
-            self.log_z[k] = self.log_normalizer(label, generator=source).value
+            found = self.log_normalizer(label, generator=source)
+            self.log_z[k], self.log_z_error[k] = found.value, found.standard_error
+            self.log_z_pareto_k[k] = found.pareto_k
+
+    @property
+    def likelihood_in_words(self) -> str:
+        """What `log_prob` is and how well log Z is known."""
+        if not self.log_z.isfinite().all():
+            return "log q(x) = -U(x) - log Z, where log Z has not been estimated yet"
+        trust = ""
+        if float(self.log_z_pareto_k.max()) > TRUSTED:
+            trust = ", an error not to be trusted: the generator misses parts of the energy"
+        return (
+            "estimate of log q(x) = -U(x) - log Z, by importance sampling from the generator: "
+            f"log Z is known to {float(self.log_z_error.max()):.3f} nats{trust}"
+        )
 
     # the game
 
@@ -296,15 +321,18 @@ class EnergyModel(AdversarialModel):
         """E[U] minus the entropy, and maximum likelihood, in nats per dimension."""
         n = len(x)
         rows = self.condition(context, n)
+        data = self.real(x)
         y, z, log_prob = self._draws(n, rows)
         entropy = self.entropy(self.normalized(y), z, rows, log_prob)
+        with torch.no_grad():
+            highest = self.energy_of(data, rows).max()
         # rounding may take a draw out of the cube: there only f counts
         reference = self.reference(y, rows).nan_to_num(neginf=0.0)
-        energy = (self.correction(y, rows) - reference).mean()
+        energy = flattened(self.correction(y, rows) - reference, highest).mean()
         loss = energy - self.entropy_weight * entropy
         self._parts["generator"], self._parts["entropy"] = loss.detach(), entropy.detach()
         if self.likelihood_weight:
-            fit = -density(self.generator, self.real(x), rows).mean()  # type: ignore[arg-type]
+            fit = -density(self.generator, data, rows).mean()  # type: ignore[arg-type]
             loss = loss + self.likelihood_weight * fit
             self._parts["generator_nll"] = fit.detach()
         return loss / self.dimensions
@@ -425,7 +453,8 @@ class EnergyModel(AdversarialModel):
         if method is None:
             raise ValueError("'generator' runs no chain: give a sampler that does")
         steps = self.sampler_steps
-        settings = {"steps": steps, "warmup": steps, "every": steps, **options}
+        warmup = 0 if method == "independence" else steps
+        settings = {"steps": steps, "warmup": warmup, "every": steps, **options}
         cold = temperature**-2
         parts = self.flow.bijection if latent else self.normalization  # type: ignore[union-attr]
 
@@ -541,7 +570,12 @@ class EnergyModel(AdversarialModel):
             own = {"bits": self.dequantization.bits if self.dequantization else 0, "alpha": 1e-6}
         elif name == "spline-flow":
             kind = "coupling" if self.dimensions > 1 else "autoregressive"
-            own = {"architecture": kind, "transforms": layers, "hidden_features": widths}
+            own = {
+                "architecture": kind,
+                "transforms": layers,
+                "hidden_features": widths,
+                "bins": 16,
+            }
         elif name == "realnvp":
             own = {"couplings": layers, "hidden_features": widths}
         return build_flow({"model": name, "config": {**shared, **own}})
@@ -558,11 +592,22 @@ class EnergyModel(AdversarialModel):
             raise unknown("entropy", entropy, ENTROPIES)
         if negatives not in NEGATIVES:
             raise unknown("kind of negatives", negatives, NEGATIVES)
-        check_sampler(sampler, True)
+        if sampler != "auto":
+            check_sampler(sampler, True)
         for name, value in numbers.items():
             least = 1 if name in ("generator_every", "sampler_steps") else 0
             if value is not None and not least <= value < math.inf:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def flattened(energy: Tensor, highest: Tensor) -> Tensor:
+    """Energies, but those beyond the highest of the data rise as a logarithm only.
+
+    A steep energy would otherwise leave the generator to its few worst draws. Where data are,
+    nothing is changed.
+    """
+    excess = (energy - highest).clamp_min(0)
+    return energy - excess + torch.log1p(excess)
 
 
 def check_sampler(name: str, flow: bool) -> None:

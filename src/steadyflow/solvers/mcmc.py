@@ -35,6 +35,7 @@ Proposal = Callable[[int], tuple[Tensor, Tensor]]  # n to draws (n, *event) and 
 # the acceptance that the step size is adapted to: optimal in high dimension for MALA (Roberts &
 # Rosenthal 1998), robust for HMC (Betancourt, Byrne & Girolami 2014)
 TARGETS = {"langevin": None, "mala": 0.574, "hmc": 0.8, "independence": None}
+GAIN = 2.0  # of the adaptation
 LOWEST, HIGHEST = 0.01, 0.999  # acceptance that is no good sign
 
 
@@ -131,7 +132,7 @@ def run_chains(
         state, probability = kernel(energy, state, h, **options)
         if step < warmup:
             if adapt and target is not None:
-                h *= math.exp((float(probability.mean()) - target) / (1 + step) ** 0.6)
+                h *= math.exp(GAIN * (float(probability.mean()) - target) / (1 + step) ** 0.6)
             continue
         accepted += probability
         if (step - warmup + 1) % every == 0:
