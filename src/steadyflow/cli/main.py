@@ -22,6 +22,8 @@ VERBS = (
     "interpolate",
     "report",
     "score",
+    "whiten",
+    "sts",
     "check",
     "models",
     "data",

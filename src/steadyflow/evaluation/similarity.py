@@ -9,8 +9,8 @@ must never be compared with each other:
     mean    plain mean over the sub-tasks
     all     one correlation over all pairs                      SBERT's and SimCSE's
 
-Standard errors are by bootstrap over pairs with the ranks held fixed. With one seed all methods see
-the same draws, so that those of a difference come from the same numbers.
+Standard errors are by bootstrap over pairs with the ranks held fixed. With one seed all methods
+see the same draws, so that the spread of a difference is that of the draws' differences.
 """
 
 from __future__ import annotations

@@ -111,7 +111,6 @@ class Method:
         """The whitening that it is, for vectors of this length; None if it is none."""
         k, asked = self.number, self.number
         table: dict[str, Callable[[], WhiteningOptions]] = {
-            "center": lambda: WhiteningOptions(gamma=0, rotation="zca", rank_tol=0),
             "whiten": lambda: WhiteningOptions(components=k),
             "zca": lambda: WhiteningOptions(components=k, rotation="zca"),
             "oas": lambda: WhiteningOptions(components=k, shrinkage="oas"),
@@ -132,8 +131,8 @@ class Method:
         """
         if self.kind == "raw":
             return Fitted(lambda rows: rows, x.shape[1])
-        if self.kind == "zscore":
-            return _zscore(x)
+        if self.kind in ("center", "zscore"):
+            return _standardised(x, self.kind == "zscore")
         if self.trained:
             return self._fit_flow(x, seed, training)
         solution = solve(Moments.of(x), self.options(x.shape[1]))
@@ -173,8 +172,10 @@ FLOW: dict[str, Any] = {
 }
 
 
-def _zscore(x: np.ndarray) -> Fitted:
+def _standardised(x: np.ndarray, scaled: bool) -> Fitted:
     moments = Moments.of(x)
+    if not scaled:
+        return Fitted(lambda rows: rows - moments.mean, x.shape[1])
     std = np.sqrt(np.diag(moments.covariance()))
     scale = np.where(std > 1e-12 * np.abs(moments.mean).clip(1e-12), std, np.inf)
     return Fitted(lambda rows: (rows - moments.mean) / scale, x.shape[1])

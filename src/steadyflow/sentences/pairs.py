@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -160,3 +161,31 @@ def _text(path: Path) -> str:
 def sentences_of(groups: Iterable[Pairs]) -> list[str]:
     """The distinct sentences of several groups."""
     return list(dict.fromkeys(s for group in groups for s in group.sentences))
+
+
+def pairs_from_arrays(path: str | Path) -> Pairs:
+    """The pairs of a .npz file with vectors: `a` and `b` rows of them, `score`, maybe `split`.
+
+    Raises:
+        DataError: if one of them is missing, or a row number is out of range.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            held = {name: file[name] for name in file if file[name].ndim == 1}
+            rows = min((len(file[name]) for name in file if file[name].ndim == 2), default=0)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is not a .npz file, or it is damaged: {error}") from error
+    missing = [name for name in ("a", "b", "score") if name not in held]
+    if missing or not rows:
+        raise DataError(
+            f"{path} has no array '{(missing or ['vectors (n, d)'])[0]}': pairs of vectors are a "
+            "and b (row numbers), score, and the vectors (n, d)"
+        )
+    first, second, scores = held["a"].astype(int), held["b"].astype(int), held["score"]
+    if min(first.min(), second.min()) < 0 or max(first.max(), second.max()) >= rows:
+        raise DataError(f"{path}: a and b must be row numbers from 0 to {rows - 1}")
+    name = path.name.partition(".")[0]
+    tasks, splits = (np.full(len(scores), text) for text in (name, "test"))
+    splits = held.get("split", splits)
+    return Pairs(name, tasks, splits, scores.astype(float), first, second, [""] * rows)

@@ -146,16 +146,13 @@ def _cell(
 def markdown(rows: Sequence[Row]) -> str:
     """The table as Markdown, with standard errors; the best of each pooling and fit in bold."""
     groups = list(rows[0].cells)
-    head = ["pooling", "method", "k", "fitted on", *groups, "average"]
+    several = len(groups) > 1
+    head = ["pooling", "method", "k", "fitted on", *groups, *["average"] * several]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        cells = [*row.cells.values(), row.average]
+        cells = _cells(row)
         best = [
-            max(
-                (*other.cells.values(), other.average)[i].spearman
-                for other in rows
-                if other.pooling == row.pooling and other.fit in (row.fit, "-")
-            )
+            max(_cells(other)[i].spearman for other in rows if _rivals(row, other))
             for i in range(len(cells))
         ]
         shown = [
@@ -166,6 +163,15 @@ def markdown(rows: Sequence[Row]) -> str:
             "| " + " | ".join([row.pooling, row.method, sizes(row), row.fit, *shown]) + " |"
         )
     return "\n".join(lines)
+
+
+def _cells(row: Row) -> list[Agreement]:
+    return [*row.cells.values(), *[row.average] * (len(row.cells) > 1)]
+
+
+def _rivals(row: Row, other: Row) -> bool:
+    """Whether two rows are compared: one pooling, and fitted on the same or on nothing."""
+    return row.pooling == other.pooling and (row.fit == other.fit or "-" in (row.fit, other.fit))
 
 
 def sizes(row: Row) -> str:

@@ -49,6 +49,35 @@ class Isotropy:
     rank: int
     eigenvalues: np.ndarray
 
+    @classmethod
+    def of(cls, rows: Any, seed: int = 0, rank_tol: float = 1e-7) -> Isotropy:
+        """Measures how isotropic rows are.
+
+        Args:
+            rows: (n, d), at least two.
+            seed: of the random pairs.
+            rank_tol: directions with less than this share of the largest eigenvalue are empty.
+        """
+        rows = np.asarray(as_rows(rows))
+        eigenvalues, _ = spectrum(Moments.of(rows).covariance())
+        generator = np.random.default_rng(seed)
+        first = generator.integers(len(rows), size=PAIRS)
+        second = (first + generator.integers(1, len(rows), size=PAIRS)) % len(rows)
+        cosine = _cosines(rows, first, second)
+        kept = eigenvalues[eigenvalues > rank_tol * eigenvalues[0]]
+        share = kept / kept.sum()
+        return cls(
+            rows=len(rows),
+            size=rows.shape[1],
+            mean_cosine=float(cosine.mean()),
+            cosines=cosine,
+            effective_rank=float(np.exp(-(share * np.log(share)).sum())),
+            iso_score=iso_score(eigenvalues),
+            condition=float(kept[0] / kept[-1]),
+            rank=len(kept),
+            eigenvalues=eigenvalues,
+        )
+
     def advice(self) -> str:
         """What the numbers suggest, in one sentence."""
         if self.mean_cosine < ISOTROPIC:
@@ -78,36 +107,6 @@ class Isotropy:
             "rank": self.rank,
             "advice": self.advice(),
         }
-
-
-def isotropy(rows: Any, seed: int = 0, rank_tol: float = 1e-7) -> Isotropy:
-    """Measures how isotropic rows are.
-
-    Args:
-        rows: (n, d), at least two.
-        seed: of the random pairs.
-        rank_tol: directions with less than this share of the largest eigenvalue count as empty.
-    """
-    rows = np.asarray(as_rows(rows))
-    moments = Moments.of(rows)
-    eigenvalues, _ = spectrum(moments.covariance())
-    generator = np.random.default_rng(seed)
-    first = generator.integers(len(rows), size=PAIRS)
-    second = (first + generator.integers(1, len(rows), size=PAIRS)) % len(rows)
-    cosine = _cosines(rows, first, second)
-    kept = eigenvalues[eigenvalues > rank_tol * eigenvalues[0]]
-    share = kept / kept.sum()
-    return Isotropy(
-        rows=len(rows),
-        size=rows.shape[1],
-        mean_cosine=float(cosine.mean()),
-        cosines=cosine,
-        effective_rank=float(np.exp(-(share * np.log(share)).sum())),
-        iso_score=iso_score(eigenvalues),
-        condition=float(kept[0] / kept[-1]),
-        rank=len(kept),
-        eigenvalues=eigenvalues,
-    )
 
 
 def iso_score(eigenvalues: np.ndarray) -> float:
