@@ -1,6 +1,7 @@
 """Moments in parts, in any order and type, are those of one pass."""
 
 import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def test_any_partition_merged_in_any_order(cuts, random):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(3000, 5)) * [1, 10, 0.1, 3, 1] + [100, 0, 1, -7, 3]
     edges = sorted({0, 3000, *cuts})
-    parts = [Moments.of(x[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [Moments.of(x[a:b]) for a, b in itertools.pairwise(edges)]
     random.shuffle(parts)
     while len(parts) > 1:  # a random tree
         parts.append(parts.pop(random.randrange(len(parts))) + parts.pop())

@@ -41,7 +41,7 @@ def sts(
     out: str | None = None,
     spectrum: str | None = None,
 ) -> dict[str, Any]:
-    """Scores sentence vectors on pairs that people have judged: raw, whitened, through a flow.
+    """Scores sentence vectors on pairs that people have judged: raw, whitened, flow.
 
     Spearman's correlation times 100 with its standard error, for every pooling and method. Methods
     are fitted on sentences and never on scores.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from steadyflow.cli import console
 from steadyflow.cli.options import Option, read
 from steadyflow.cli.parsing import Parsed
-from steadyflow.errors import UsageError
+from steadyflow.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from steadyflow.models.whitening import Whitening
@@ -25,7 +25,7 @@ def groups(words: list[str]) -> dict[str, list[Option]]:
 
 
 def whiten(
-    action: Literal["fit", "apply", "merge"],
+    action: str,
     source: str,
     *,
     out: str | None = None,
@@ -62,6 +62,8 @@ def whiten(
         scheduler: fit several files on the Dask scheduler of this address.
         options: filled in by the command line.
     """
+    if action not in ACTIONS:
+        raise unknown("action", action, ACTIONS)
     if out is None:
         what = "the file of the vectors" if action == "apply" else "the folder of the whitening"
         raise UsageError(f"whiten {action} needs --out, {what}")

@@ -16,6 +16,7 @@ see the same draws, so that the spread of a difference is that of the draws' dif
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
 import numpy as np
@@ -72,14 +73,13 @@ def agreement(
         raise unknown("aggregate", aggregate, AGGREGATES)
     if tasks is None or aggregate == "all":
         tasks = np.zeros(len(scores), dtype=int)
-    generator = np.random.default_rng(seed)
-    values, spreads, sizes = [], [], []
-    for task in dict.fromkeys(tasks.tolist()):
-        chosen = tasks == task
-        value, draws = _one(cosine[chosen], scores[chosen], bootstrap, generator, str(task))
+    parts = [(str(task), tasks == task) for task in dict.fromkeys(tasks.tolist())]
+    sizes = [int(chosen.sum()) for _, chosen in parts]
+    values, spreads = [], []
+    for (task, chosen), counts in zip(parts, _draws(tuple(sizes), bootstrap, seed), strict=True):
+        value, draws = _one(cosine[chosen], scores[chosen], counts, task)
         values.append(value)
         spreads.append(draws)
-        sizes.append(int(chosen.sum()))
     weights = np.array(sizes if aggregate == "wmean" else [1] * len(sizes), dtype=float)
     weights /= weights.sum()
     together = 100 * weights @ np.array(spreads)
@@ -110,12 +110,18 @@ def mean_agreement(parts: Iterable[Agreement]) -> Agreement:
     )
 
 
+@functools.lru_cache(maxsize=8)  # one for each set: the methods all take the same draws
+def _draws(sizes: tuple[int, ...], bootstrap: int, seed: int) -> list[np.ndarray]:
+    """How often each pair is drawn: (bootstrap, n) for each sub-task of n pairs."""
+    generator = np.random.default_rng(seed)
+    return [
+        generator.multinomial(n, np.full(n, 1 / n), size=bootstrap).astype(np.float32)
+        for n in sizes
+    ]
+
+
 def _one(
-    cosine: np.ndarray,
-    scores: np.ndarray,
-    bootstrap: int,
-    generator: np.random.Generator,
-    task: str,
+    cosine: np.ndarray, scores: np.ndarray, counts: np.ndarray, task: str
 ) -> tuple[float, np.ndarray]:
     n = len(scores)
     if n < 3 or (scores == scores[0]).all():
@@ -124,8 +130,8 @@ def _one(
             "correlation needs at least three pairs and two scores"
         )
     a, b = rankdata(cosine), rankdata(scores)
+    a, b = a - a.mean(), b - b.mean()  # sums of squares about zero would cancel
     columns = np.stack([np.ones(n), a, b, a * a, b * b, a * b], axis=1)
-    counts = generator.multinomial(n, np.full(n, 1 / n), size=bootstrap)
     return float(_pearson(columns.sum(0)[None])[0]), _pearson(counts @ columns)
 
 
