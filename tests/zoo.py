@@ -49,6 +49,7 @@ from steadyflow.bijections import (
     Permutation,
     PrincipalAxes,
     RationalQuadraticSpline,
+    Residual,
     Reverse,
     Scaling,
     Shift,
@@ -72,7 +73,14 @@ from steadyflow.models.sentence_flow import SentenceFlow
 from steadyflow.models.spline_flow import SplineFlow
 from steadyflow.models.tarflow import TarFlow
 from steadyflow.models.whitening import Whitening
-from steadyflow.networks import MLP, MaskedMLP, ResidualConvNet, VectorField
+from steadyflow.networks import (
+    MLP,
+    ContractiveConvNet,
+    ContractiveMLP,
+    MaskedMLP,
+    ResidualConvNet,
+    VectorField,
+)
 
 CLIP = 10.0
 M = TypeVar("M", bound=nn.Module)
@@ -259,6 +267,19 @@ def continuous(size: int, context: int | None = None, **options: Any) -> Continu
     return ContinuousFlow(field, rtol=1e-11, atol=1e-11, **options)
 
 
+def residual(size: int, context: int | None = None, **options: Any) -> Residual:
+    """A residual block of matrices."""
+    return Residual(ContractiveMLP(size, (8, 6), context, **options))
+
+
+def residual_image(
+    event_shape: tuple[int, ...], context: int | None = None, **options: Any
+) -> Residual:
+    """A residual block of convolutions, with a dense Jacobian."""
+    channels, *size = event_shape
+    return Residual(ContractiveConvNet(channels, 5, size, context, **options))
+
+
 def _multi_scale(priors: bool, context: int | None = None) -> MultiScale:
     squeezed, half = (8, 2, 2), (4, 2, 2)
     first = Chain(
@@ -388,6 +409,26 @@ BIJECTIONS: dict[str, Case] = {
     "principal-axes": Case(lambda: PrincipalAxes(4), (4,)),
     "leading-context": Case(
         lambda: Leading(coupling(Halves(), Affine(), (3,), context=2), 3), (5,), context=2
+    ),
+    "residual": Case(lambda: residual(3), (3,), compiles=False),
+    "residual-context": Case(
+        lambda: residual(4, 3, coefficient=0.8, activation="clipswish"),
+        (4,),
+        context=3,
+        compiles=False,
+    ),
+    "residual-1-norm": Case(lambda: residual(3, activation="elu", norm="1"), (3,), compiles=False),
+    "residual-image": Case(lambda: residual_image((2, 3, 2)), (2, 3, 2), compiles=False),
+    "residual-image-context": Case(
+        lambda: residual_image((1, 2, 2), 3, activation="clipswish", norm="inf"),
+        (1, 2, 2),
+        context=3,
+        compiles=False,
+    ),
+    "chain-residual": Case(
+        lambda: Chain(residual(3), ActNorm(3), residual(3, activation="tanh")),
+        (3,),
+        compiles=False,
     ),
     "chain-image": Case(
         lambda: Chain(

@@ -105,7 +105,8 @@ class Flow(nn.Module):
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The latents of data: (batch, *event) to (batch, *latent event)."""
-        return self._to_latent(x, context)[0]
+        y, _ = self._to_real(x)
+        return self.bijection.to_latent(y, rows(context, y.shape[0]))
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """The data of latents; integers if the flow dequantises."""
@@ -113,7 +114,7 @@ class Flow(nn.Module):
             raise ValueError(
                 f"expected latents of shape {_batch(self.base.event_shape)}, got {tuple(z.shape)}"
             )
-        y, _ = self.bijection.inverse(z, rows(context, z.shape[0]))
+        y = self.bijection.to_data(z, rows(context, z.shape[0]))
         return y if self.dequantization is None else self.dequantization.inverse(y)
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ from steadyflow.bijections.normalization import ActNorm
 from steadyflow.bijections.ode import ContinuousFlow
 from steadyflow.bijections.precision import FullPrecision
 from steadyflow.bijections.priors import LearnedPrior
+from steadyflow.bijections.residual import Residual
 from steadyflow.bijections.shape import Flatten, MultiScale, Patches, Squeeze, Unsqueeze
 from steadyflow.bijections.splines import CircularSpline, RationalQuadraticSpline
 from steadyflow.bijections.transformer import AutoregressiveTransformer, LearnedOrder
@@ -64,6 +65,7 @@ __all__ = [
     "Permutation",
     "PrincipalAxes",
     "RationalQuadraticSpline",
+    "Residual",
     "Reverse",
     "Scaling",
     "Shift",

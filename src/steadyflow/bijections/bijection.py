@@ -49,6 +49,14 @@ class Bijection(nn.Module):
         """Maps latent to data: (batch, *latent event) to x: (batch, *event), log_det: (batch,)."""
         raise NotImplementedError
 
+    def to_latent(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """What `forward` gives without its log-determinant, which may be the dearer part."""
+        return self(x, context)[0]
+
+    def to_data(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """What `inverse` gives without its log-determinant."""
+        return self.inverse(z, context)[0]
+
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Sets data-dependent parameters from a batch of data; by default there are none."""
 
@@ -116,6 +124,22 @@ class Chain(Bijection):
             total = log_det if total is None else total + log_det
         return z, zero_log_det(z) if total is None else total
 
+    def to_latent(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Applies the bijections from first to last, without log-determinants."""
+        if self._by_recomputing():
+            return self(x, context)[0]
+        for bijection in self.bijections:
+            x = bijection.to_latent(x, context)
+        return x
+
+    def to_data(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Applies the inverses from last to first, without log-determinants."""
+        if self._by_recomputing():
+            return self.inverse(z, context)[0]
+        for bijection in reversed(self.bijections):
+            z = bijection.to_data(z, context)
+        return z
+
     def _by_recomputing(self) -> bool:
         return self.reversible and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
@@ -125,7 +149,7 @@ class Chain(Bijection):
         for place, bijection in enumerate(self.bijections, 1):
             bijection.initialize(x, context)
             if place < len(self.bijections):  # nobody sees what the last one makes of it
-                x, _ = bijection(x, context)
+                x = bijection.to_latent(x, context)
 
     def output_shape(self, event_shape: Shape) -> Shape:
         """The shape that the last bijection ends with."""
@@ -162,6 +186,14 @@ class Inverse(Bijection):
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
         """The forward of the wrapped bijection."""
         return self.bijection(z, context)
+
+    def to_latent(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The wrapped bijection's `to_data`."""
+        return self.bijection.to_data(x, context)
+
+    def to_data(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """The wrapped bijection's `to_latent`."""
+        return self.bijection.to_latent(z, context)
 
     def output_shape(self, event_shape: Shape) -> Shape:
         """The wrapped bijection's input shape."""

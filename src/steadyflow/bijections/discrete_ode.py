@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from steadyflow.bijections.bijection import Bijection, Transformed
+from steadyflow.solvers.fixed_point import fixed_point
 from steadyflow.solvers.solution import SolverError
 
 
@@ -101,20 +102,22 @@ class EulerSteps(Bijection):
         """Data to latents, and which examples arrived."""
         converged = torch.ones(len(x), dtype=torch.bool, device=x.device)
         evaluations = 0
-        tolerance = max(self.tolerance, 4 * torch.finfo(x.dtype).eps)
         for to, t in itertools.pairwise(reversed(self.times)):
-            h, end = to - t, x
-            change = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
-            for _ in range(self.max_iterations):
-                new = end - h * self._call(t, x, context)
-                evaluations += 1
-                size = 1 + new.flatten(1).abs().amax(1) if len(x) else change
-                change = (new - x).flatten(1).abs().amax(1) / size if len(x) else change
-                x = new
-                if not (change > tolerance).any():
-                    break
-            converged &= change <= tolerance
+            found = fixed_point(
+                self._backwards(t, to - t),
+                x,
+                (x, context),
+                tolerance=self.tolerance,
+                method="plain",
+                max_iterations=self.max_iterations,
+            )
+            x, evaluations = found.value, evaluations + found.evaluations
+            converged &= found.converged
         return Inverted(x, converged, evaluations)
+
+    def _backwards(self, t: float, h: float) -> Callable[..., Tensor]:
+        """The map whose fixed point is what a step began with."""
+        return lambda x, end, context: end - h * self._call(t, x, context)
 
     def _call(self, t: float, x: Tensor, context: Tensor | None) -> Tensor:
         return self.field(torch.tensor(t, dtype=torch.float64, device=x.device), x, context)

@@ -39,6 +39,18 @@ class FullPrecision(Bijection):
         with full_precision(z):
             return self.bijection.inverse(z, context)
 
+    def to_latent(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The same of the wrapped bijection."""
+        x = widened(x)
+        with full_precision(x):
+            return self.bijection.to_latent(x, context)
+
+    def to_data(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """The same of the wrapped bijection."""
+        z = widened(z)
+        with full_precision(z):
+            return self.bijection.to_data(z, context)
+
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Initialises the wrapped bijection."""
         x = widened(x)

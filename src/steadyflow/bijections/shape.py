@@ -238,15 +238,36 @@ class MultiScale(Bijection):
             log_det = log_det + change
         return x, log_det
 
+    def to_latent(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Images to latents, without log-determinants."""
+        latents = []
+        for level, scale in enumerate(self.scales):
+            x = scale.to_latent(x, context)
+            if level < len(self.priors):
+                x, latent = self.priors[level].to_latent(x, context).chunk(2, 1)
+                latents.append(latent.flatten(1))
+        return torch.cat([*latents, x.flatten(1)], 1)
+
+    def to_data(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Latents to images, without log-determinants."""
+        *factored, last = z.split([math.prod(s) for s in self.latent_shapes], 1)
+        x = last.unflatten(1, self.latent_shapes[-1])
+        for level in reversed(range(len(self.scales))):
+            if level < len(self.priors):
+                latent = factored[level].unflatten(1, self.latent_shapes[level])
+                x = self.priors[level].to_data(torch.cat((x, latent), 1), context)
+            x = self.scales[level].to_data(x, context)
+        return x
+
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Initialises scale after scale."""
         for level, scale in enumerate(self.scales):
             scale.initialize(x, context)
             if level < len(self.priors):
-                x, _ = scale(x, context)
+                x = scale.to_latent(x, context)
                 self.priors[level].initialize(x, context)
-                x, _ = self.priors[level](x, context)
+                x = self.priors[level].to_latent(x, context)
                 x = x.chunk(2, 1)[0]
 
     def output_shape(self, event_shape: Shape) -> Shape:

@@ -116,7 +116,7 @@ def encode(model: Model, y: Tensor, context: Tensor | None) -> Tensor:
     """The latents of real-valued y: (batch, *event); context as the model's methods take it."""
     flow = flow_of(model)
     if flow is not None:
-        return flow.bijection(y, embed(model, context, len(y)))[0]
+        return flow.bijection.to_latent(y, embed(model, context, len(y)))
     return _method(model, "encode")(y, context)
 
 
@@ -124,7 +124,7 @@ def decode(model: Model, z: Tensor, context: Tensor | None) -> Tensor:
     """The real-valued data of latents z: (batch, *latent event)."""
     flow = flow_of(model)
     if flow is not None:
-        return flow.bijection.inverse(z, embed(model, context, len(z)))[0]
+        return flow.bijection.to_data(z, embed(model, context, len(z)))
     return real_valued(model, _method(model, "decode")(z, context))
 
 

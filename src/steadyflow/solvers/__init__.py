@@ -8,19 +8,24 @@ from steadyflow.solvers.divergence import (
     standard_error,
 )
 from steadyflow.solvers.mcmc import Chains, latent_energy, run_chains
+from steadyflow.solvers.fixed_point import FixedPoint, fixed_point
 from steadyflow.solvers.ode import solve, trajectory
+from steadyflow.solvers.singular import leading_singular
 from steadyflow.solvers.solution import Solution, SolverError
 
 __all__ = [
     "Chains",
+    "FixedPoint",
     "Solution",
     "SolverError",
     "draw_probes",
     "effective_sample_size",
     "exact_divergence",
+    "fixed_point",
     "hutchinson_divergence",
     "latent_energy",
     "run_chains",
+    "leading_singular",
     "solve",
     "split_r_hat",
     "standard_error",

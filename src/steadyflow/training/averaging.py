@@ -39,7 +39,7 @@ class WeightAverage:
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
         self.decay = decay
         self.updates = 0
-        self.weights: list[Tensor] = [p.data for p in parameters] if decay else []
+        self.weights: list[Tensor] = [p.detach() for p in parameters] if decay else []
         self.means: list[Tensor] = [w.clone() for w in self.weights]
 
     @torch.no_grad()
