@@ -65,6 +65,7 @@ from steadyflow.bijections.transforms import LOG_SCALES
 from steadyflow.models.diffusion import Diffusion
 from steadyflow.models.flow_matching import FlowMatching
 from steadyflow.models.glow import Glow
+from steadyflow.models.iresnet import IResNet
 from steadyflow.models.maf import MAF
 from steadyflow.models.model import FlowModel
 from steadyflow.models.nice import NICE
@@ -618,6 +619,31 @@ MODELS |= {
     ),
     "flow-matching-3-classes": Model(
         lambda: FlowMatching(event_shape=[3], num_classes=3, guidance=2.0, **_ode), compiles=False
+    ),
+}
+
+_residual: Any = {"hidden_features": [8, 8], "blocks": 2}
+_blocks: Any = {"hidden_channels": 4, "log_det": "exact", **_residual, "blocks": 1}
+
+MODELS |= {
+    "iresnet-2": Model(lambda: IResNet(event_shape=[2], **_residual), compiles=False),
+    "iresnet-3-classes": Model(
+        lambda: IResNet(event_shape=[3], num_classes=3, activation="clipswish", **_residual),
+        compiles=False,
+    ),
+    "iresnet-3-hybrid": Model(
+        lambda: IResNet(event_shape=[3], num_classes=3, task="hybrid", **_residual),
+        compiles=False,
+    ),
+    "iresnet-image": Model(
+        lambda: IResNet(event_shape=[1, 4, 4], scales=2, **_blocks), integer=8, compiles=False
+    ),
+    "iresnet-image-context": Model(
+        lambda: IResNet(
+            event_shape=[2, 4, 2], context_features=3, scales=2, factor_out=True, **_blocks
+        ),
+        integer=8,
+        compiles=False,
     ),
 }
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from steadyflow.models.fvae import FVAE as FVAE
     from steadyflow.models.gan import GAN as GAN
     from steadyflow.models.glow import Glow as Glow
+    from steadyflow.models.iresnet import IResNet as IResNet
     from steadyflow.models.maf import MAF as MAF
     from steadyflow.models.model import GenerativeModel as GenerativeModel
     from steadyflow.models.nice import NICE as NICE
@@ -43,6 +44,7 @@ _HOMES = {
     "GAN": "steadyflow.models",
     "GenerativeModel": "steadyflow.models",
     "Glow": "steadyflow.models",
+    "IResNet": "steadyflow.models",
     "MAF": "steadyflow.models",
     "NICE": "steadyflow.models",
     "RealNVP": "steadyflow.models",
@@ -69,6 +71,7 @@ __all__ = [
     "FlowTransformer",
     "GenerativeModel",
     "Glow",
+    "IResNet",
     "RealNVP",
     "SentenceFlow",
     "SplineFlow",

@@ -15,7 +15,7 @@ IMAGES = [name for name, case in MODELS.items() if len(case.build().event_shape)
 CONDITIONAL = [
     name
     for name, case in MODELS.items()
-    if case.build().num_classes is not None or case.build().context_features is not None
+    if case.build().condition(case.given(1, torch.Generator(), torch.float32), 1) is not None
 ]
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from steadyflow.models.fvae import FVAE as FVAE
     from steadyflow.models.gan import GAN as GAN
     from steadyflow.models.glow import Glow as Glow
+    from steadyflow.models.iresnet import IResNet as IResNet
     from steadyflow.models.maf import MAF as MAF
     from steadyflow.models.model import GenerativeModel as GenerativeModel
     from steadyflow.models.nice import NICE as NICE
@@ -66,6 +67,12 @@ MODELS: dict[str, Entry] = {
         "FVAE",
         "variational autoencoder and flow in one, the plain VAE too (Su & Wu 2018)",
         BOUND,
+    ),
+    "iresnet": Entry(
+        "iresnet",
+        "IResNet",
+        "invertible residual network, density or classifier (Behrmann, Chen et al. 2019)",
+        {"vector": "exact", "image": "estimate"},
     ),
     "maf": Entry(
         "maf",

@@ -176,6 +176,12 @@ class GenerativeModel(nn.Module):
         Such as a normalising constant, into a buffer. By default there is nothing to measure.
         """
 
+    def verify(self) -> None:
+        """Raises a ValueError if the weights break what the model promises.
+
+        Called after training and loading; by default there is nothing to check.
+        """
+
     def condition(self, context: Tensor | None, batch: int) -> Tensor | None:
         """Turns labels or vectors into the float context (batch, features) of the networks.
 
@@ -508,3 +514,7 @@ def _load_weights(model: GenerativeModel, path: Path) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path} does not fit its {CONFIG}: {reason}") from error
+    try:
+        model.verify()
+    except ValueError as error:
+        raise ValueError(f"{path} can not be used: {error}") from error

@@ -403,3 +403,23 @@ def lipschitz_activation(name: str, norm: str = "2") -> Any:
     if name not in ACTIVATIONS:
         raise unknown("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name](norm)
+
+
+def check_lipschitz(module: nn.Module, slack: float = 1e-4) -> dict[str, tuple[float, float]]:
+    """The float64 norm of every layer as it acts, and its coefficient, by the layer's name.
+
+    Raises:
+        ValueError: if a norm is above its coefficient by more than `slack` of it.
+    """
+    found = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, LipschitzLayer):
+            norm = layer.true_norm(1e-5)
+            if not norm <= layer.coefficient * (1 + slack):
+                raise ValueError(
+                    f"layer '{name}' has the norm {norm:.6f}, above its bound "
+                    f"{layer.coefficient}: its network may not be invertible; its weights were "
+                    "changed behind its back, or the file is damaged"
+                )
+            found[name] = (norm, layer.coefficient)
+    return found

@@ -165,6 +165,7 @@ def _finish(
         model = type(model)(**model.config)
     model.load_state_dict(weights)
     model.eval()
+    model.verify()
     if training.stopped == "failed":
         kept = "this model has the best weights so far"
         where = kept if run is None else f"the best weights so far are in {run.folder / MODEL}"
