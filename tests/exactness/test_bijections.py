@@ -37,7 +37,9 @@ def test_shapes_and_dtypes(case, drawn):
     assert bijection.input_shape(z.shape[1:]) == case.event_shape
     assert log_det.shape == (BATCH,)
     assert z.dtype == log_det.dtype == torch.float64
+    assert_close(bijection.to_latent(x, context), z)
     back, back_log_det = bijection.inverse(z, context)
+    assert_close(bijection.to_data(z, context), back)
     assert back.shape == x.shape
     assert back_log_det.shape == (BATCH,)
     assert back.dtype == back_log_det.dtype == torch.float64

@@ -153,6 +153,16 @@ def posterior_encoder(model: Model) -> Callable[..., Tensor]:
     return functools.partial(method, draw=True) if drawn else method
 
 
+def can_sample(model: Model) -> bool:
+    """Whether examples can be drawn: from all but classifiers."""
+    return bool(getattr(model, "can_sample", True))
+
+
+def classifies(model: Model) -> bool:
+    """Whether the model predicts the class of an example, by `classify`."""
+    return bool(getattr(model, "classifies", False))
+
+
 def has_latents(model: Model) -> bool:
     """Whether data can be encoded and decoded."""
     if hasattr(model, "flow"):  # a model may be without one, if its generator is no flow

@@ -56,6 +56,9 @@ class Evaluation:
         draws: noise draws for each example.
         seed: of the noise.
         seconds: that the evaluation took.
+        noise_error: of an estimate with two draws or more, the part of `standard_error` that is
+            the estimator's own, which more draws lower.
+        accuracy: the share of examples whose class is predicted, of a model that classifies.
     """
 
     model: str
@@ -76,6 +79,8 @@ class Evaluation:
     draws: int
     seed: int
     seconds: float
+    noise_error: float | None = None
+    accuracy: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; a number that is not finite becomes None."""
@@ -88,10 +93,11 @@ class Evaluation:
         Raises:
             ValueError: if one of its values is missing.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        if missing := sorted(names - values.keys()):
+        fields = dataclasses.fields(cls)
+        needed = {field.name for field in fields if field.default is dataclasses.MISSING}
+        if missing := sorted(needed - values.keys()):
             raise ValueError(f"not an evaluation: {', '.join(missing)} missing")
-        kept = {name: values[name] for name in names}
+        kept = {field.name: values[field.name] for field in fields if field.name in values}
         trip: Any = kept["round_trip"]
         if trip is not None:
             errors = {k: math.inf for k in ("maximum", "mean") if trip[k] is None}
@@ -113,6 +119,9 @@ class Evaluation:
                     f"max error {trip.maximum:.1e}, mean {trip.mean:.1e} ({trip.dtype})",
                 )
             )
+        if self.accuracy is not None:
+            wrong = round((1 - self.accuracy) * self.examples)
+            rows.append(("accuracy", f"{self.accuracy:.2%} ({wrong:,} wrong)"))
         if self.worst:
             rows.append(("least likely", ", ".join(f"#{i}" for i in self.worst[:5])))
         lines = [f"  {name:<22}{value}" for name, value in rows]
@@ -129,6 +138,8 @@ class Evaluation:
                 f"{bits} bits = {self.nats_per_dimension:.4f} nats, lower is better",
             ),
         ]
+        if self.noise_error is not None:
+            rows.append(("of it, estimator noise", f"± {self.noise_error:.2g} nats"))
         if self.density_nats is not None:
             rows.append(("pixels in [0, 1]", f"{self.density_nats:.2f} nats"))
         return rows
@@ -175,11 +186,9 @@ def evaluate(
     rows = evenly(len(split.x), limit)
     x, context = split.x[rows], access.context_of(model, split.y)
     context = None if context is None else context[rows.to(context.device)]
-    values = None
+    values = noise = None
     if word != "none":
-        values = log_likelihoods(
-            model, x, context, batch_size=batch_size, draws=draws, seed=seed, progress=progress
-        )
+        values, noise = _scored(model, x, context, batch_size, draws, seed, progress)
     trip = None
     if access.has_latents(model):
         trip = round_trip(model, x, context, batch_size=min(batch_size, 100))
@@ -196,6 +205,8 @@ def evaluate(
         non_finite=0 if values is None else int((~values.isfinite()).sum()),
         draws=draws,
         seed=seed,
+        noise_error=noise,
+        accuracy=_accuracy(model, x, context, batch_size, seed),
         seconds=time.perf_counter() - began,
     )
 
@@ -215,7 +226,20 @@ def log_likelihoods(
     Several draws are joined by log-mean-exp for a bound (which tightens it) and by their mean for
     an estimate (which steadies it). Takes the arguments of `evaluate`.
     """
-    parts = []
+    return _scored(model, x, context, batch_size, draws, seed, progress)[0]
+
+
+def _scored(
+    model: Model,
+    x: Tensor,
+    context: Tensor | None,
+    batch_size: int,
+    draws: int,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[Tensor, float | None]:
+    """The log-likelihoods, and the standard error of their mean that is an estimator's noise."""
+    parts, variance = [], 0.0
     with access.at_rest(model, seed):
         for start in range(0, len(x), batch_size):
             batch = access.bring(model, x[start : start + batch_size])
@@ -225,9 +249,27 @@ def log_likelihoods(
                 parts.append((each.logsumexp(0) - math.log(draws)).cpu())
             else:
                 parts.append(each.mean(0).cpu())
+            if draws > 1:
+                variance += float(each.var(0).sum()) / draws
             if progress is not None:
                 progress(min(start + batch_size, len(x)), len(x))
-    return torch.cat(parts)
+    known = model.likelihood == "estimate" and draws > 1
+    return torch.cat(parts), math.sqrt(variance) / len(x) if known else None
+
+
+def _accuracy(
+    model: Model, x: Tensor, labels: Tensor | None, batch_size: int, seed: int
+) -> float | None:
+    """The share of right predictions, of a classifier or hybrid."""
+    if labels is None or not access.classifies(model):
+        return None
+    right = 0
+    with access.at_rest(model, seed):
+        for start in range(0, len(x), batch_size):
+            batch = access.bring(model, x[start : start + batch_size])
+            predicted = model.classify(batch).argmax(1)
+            right += int((predicted == labels[start : start + batch_size]).sum())
+    return right / len(x)
 
 
 def _numbers(values: Tensor | None, size: int, bits: int | None) -> dict[str, float | None]:

@@ -15,7 +15,8 @@ def meaning(model: Model, draws: int = 1) -> str:
     if own and str(model.likelihood) != "none":
         return str(own)
     word, integers = str(model.likelihood), access.bits_of(model) is not None
-    given = "" if getattr(model, "num_classes", None) is None else " given its class"
+    labelled = getattr(model, "num_classes", None) is not None
+    given = " given its class" if labelled and not access.classifies(model) else ""
     noise = f"{draws} noise draw{'s' if draws > 1 else ''} per example"
     joined = f"importance-weighted over {noise}" if draws > 1 else noise
     if word == "exact":
@@ -40,11 +41,21 @@ def meaning(model: Model, draws: int = 1) -> str:
             f"a tolerance of {model.ode.rtol:g}, its divergence "
             + ("exact" if model.ode.exact_log_det else f"by random probes, {noise}")
         )
+    how = str(getattr(model, "estimator", ""))
+    if word == "estimate" and how:
+        of = "a lower bound on the log-probability" if integers else "the log-likelihood"
+        return (
+            f"unbiased estimate of {of} of an example{given}, {noise}: log-determinants by "
+            f"{how}; the noise of each example is its own, so that the standard error "
+            "contains it"
+        )
     if word == "estimate":
         return (
             f"estimate of the log-likelihood of an example{given}, {noise}: the log-determinant "
             "is itself estimated, so that it can lie on either side of the true value"
         )
+    if access.classifies(model):
+        return "this model is a classifier: it gives no likelihood"
     return "this model gives no likelihood: compare its samples instead"
 
 

@@ -157,6 +157,11 @@ class IResNet(FlowModel):
         return self.task != "classifier"
 
     @property
+    def classifies(self) -> bool:
+        """Whether `classify` predicts classes."""
+        return self.head is not None
+
+    @property
     def estimator(self) -> str:
         """How log-determinants are got in evaluation, in words; '' if exactly."""
         if self.flow.bijection.exact_log_det:

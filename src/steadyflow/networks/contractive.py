@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steadyflow.networks.lipschitz import (
@@ -135,33 +136,35 @@ class ContractiveMLP(Contractive):
         """g(x): (batch, features) and log|det(I + dg/dx)|: (batch,), exactly."""
         weights = [layer.constrained() for layer in self.layers]
         slopes = []
-        h = torch.nn.functional.linear(x, weights[0], self.layers[0].bias)
+        h = F.linear(x, weights[0], self.layers[0].bias)
         h = self._shifted(h, context)
         for act, weight, layer in zip(self.activations, weights[1:], self.layers[1:], strict=True):
             slopes.append(act.slope(h))  # type: ignore[operator]
-            h = torch.nn.functional.linear(act(h), weight, layer.bias)
+            h = F.linear(act(h), weight, layer.bias)
         circle = self._circle(weights, slopes)
         small = torch.eye(circle.shape[-1], dtype=circle.dtype, device=x.device) + circle
         wide = torch.promote_types(small.dtype, torch.float32)
         return h, torch.linalg.slogdet(small.to(wide)).logabsdet
 
     def _circle(self, weights: list[Tensor], slopes: list[Tensor]) -> Tensor:
-        """The product of all Jacobians around the circle, from the cut to the cut."""
+        """The product of all Jacobians around the circle from the cut to the cut, transposed.
+
+        Rows (batch, width of the cut, features) are tangents, which go through the layers as
+        examples do: one matrix product for all.
+        """
         cut = self._cut
         if cut == 0:
-            made = weights[0].expand(len(slopes[0]), -1, -1)
-            for slope, weight in zip(slopes, weights[1:], strict=True):
-                made = weight @ _slanted(slope, made)
-            return made
-        joined = weights[0] @ weights[-1]  # the narrow way from the last features to the first
-        steps = [*weights[cut:-1], joined, *weights[1:cut]]
-        turned = [*slopes[cut - 1 :], *slopes[: cut - 1]]
-        size = joined.shape[0] if cut == 1 else weights[cut - 1].shape[0]
-        made = torch.eye(size, dtype=joined.dtype, device=joined.device)
-        made = made.expand(len(slopes[0]), -1, -1)
+            tangents, steps, turned = weights[0].T, weights[1:], slopes
+        else:
+            joined = weights[0] @ weights[-1]  # the narrow way from the last features to the first
+            steps = [*weights[cut:-1], joined, *weights[1:cut]]
+            turned = [*slopes[cut - 1 :], *slopes[: cut - 1]]
+            size = weights[cut - 1].shape[0]
+            tangents = torch.eye(size, dtype=joined.dtype, device=joined.device)
+        tangents = tangents.expand(len(slopes[0]), -1, -1)
         for slope, weight in zip(turned, steps, strict=True):
-            made = weight @ _slanted(slope, made)
-        return made
+            tangents = F.linear(_slanted(slope, tangents), weight)
+        return tangents
 
 
 class ContractiveConvNet(Contractive):
@@ -201,9 +204,9 @@ class ContractiveConvNet(Contractive):
         super().__init__(layers, acts, context)
 
 
-def _slanted(slope: Tensor, made: Tensor) -> Tensor:
-    """diag(slope) made, where an activation may have doubled the rows."""
-    rows = made.shape[1]
-    if slope.shape[1] == rows:
-        return slope[:, :, None] * made
-    return torch.cat([part[:, :, None] * made for part in slope.split(rows, 1)], 1)
+def _slanted(slope: Tensor, tangents: Tensor) -> Tensor:
+    """Tangents after an activation, which may have doubled the features."""
+    size = tangents.shape[-1]
+    if slope.shape[1] == size:
+        return slope[:, None] * tangents
+    return torch.cat([part[:, None] * tangents for part in slope.split(size, 1)], -1)

@@ -93,6 +93,8 @@ def white_of(dataset: Any) -> float | None:
 
 def _of_images(model: Model, dataset: Any, split: Any, folder: Path, seed: int) -> list[Picture]:
     look: dict[str, Any] = {"seed": seed, "white": white_of(dataset)}
+    if not access.can_sample(model):
+        return []
     known = dataset.train.x[evenly(len(dataset.train.x), KNOWN)]
     images.sample_grid(model, folder / "samples.png", classes=dataset.classes, **look)
     images.temperature_sweep(model, folder / "temperature.png", **look)
@@ -110,6 +112,8 @@ def _of_images(model: Model, dataset: Any, split: Any, folder: Path, seed: int) 
 
 
 def _of_vectors(model: Model, dataset: Any, split: Any, folder: Path, seed: int) -> list[Picture]:
+    if not access.can_sample(model):
+        return []
     draw: Callable[..., Path] = planes.marginals
     name = "marginals"
     if tuple(dataset.event_shape) == (2,) and model.likelihood != "none":

@@ -88,6 +88,8 @@ def write_report(
 
 def headline(evaluation: Evaluation, kind: str) -> tuple[str, str]:
     """The first number that a reader should see, and its unit."""
+    if evaluation.likelihood == "none" and evaluation.accuracy is not None:
+        return f"{evaluation.accuracy:.2%}", "accuracy: held-out examples whose class is predicted"
     if evaluation.log_likelihood is None:
         return ("not finite" if evaluation.non_finite else "none", "log-likelihood")
     if kind == "image":
@@ -113,6 +115,10 @@ def numbers(evaluation: Evaluation) -> Facts:
             ),
             (f"Nats per dimension{of}", f"{e.nats_per_dimension:.4f}"),
         ]
+    if e.noise_error is not None:
+        rows.append(("Of its error, the estimator's noise", f"± {e.noise_error:.2g} nats"))
+    if e.accuracy is not None:
+        rows.append(("Accuracy", f"{e.accuracy:.2%}"))
     if e.density_nats is not None:
         rows.append(("Log-density of pixels in [0, 1]", f"{e.density_nats:.2f} nats"))
     if e.non_finite:
