@@ -262,6 +262,7 @@ class IResNet(FlowModel):
     ) -> Flow:
         shape = (self.event_shape[0] + padding, *self.event_shape[1:])
         before: list[Bijection] = [Logit(alpha) if alpha and bits else Shift(-0.5)]
+        before += [ActNorm(self.event_shape[0])]
         before += [_Padding(padding)] if padding else []
         parts: list[Bijection] = []
         levels = _default_scales(shape) if scales is None else scales
@@ -288,7 +289,7 @@ class IResNet(FlowModel):
         self, shape: Shape, blocks: int, level: int, levels: int
     ) -> tuple[Bijection, Shape]:
         channels, *size = shape
-        layers: list[Bijection] = [ActNorm(channels)]
+        layers: list[Bijection] = []
         for i in range(blocks):
             network = ContractiveConvNet(
                 channels,

@@ -98,14 +98,14 @@ class LipschitzLayer(nn.Module):
         key = (weakref.ref(self.weight), self.weight._version, self.size)
         if self._seen == key:
             return
+        if not torch.isfinite(self.weight).all():
+            raise ValueError("the norm of a layer is not finite: its weights hold NaN or infinity")
         with full_precision(self.weight):
             if self.norm != "2":
                 self.bound.copy_(self._norm_of(self.weight))
-            elif not self._known():
+            elif self._seen is not None or not self._known():
                 self._measure_spectral()
         bound = float(self.bound)
-        if not math.isfinite(bound):
-            raise ValueError("the norm of a layer is not finite: its weights hold NaN or infinity")
         self._factor = min(1.0, self.coefficient / bound) if bound > 0 else 1.0
         self._seen = key
 
@@ -143,11 +143,13 @@ class LipschitzLayer(nn.Module):
     def _measure_spectral(self) -> None:
         wide = torch.promote_types(self.weight.dtype, torch.float32)
         weight = self.weight.to(wide)
+        size = weight.abs().amax().clamp_min(torch.finfo(wide).tiny)
+        weight = weight / size  # whose square neither overflows nor vanishes
         matrix = self._matrix(weight)
         if matrix is not None:
             gram = matrix.double() @ matrix.double().T
             values, vectors = torch.linalg.eigh(gram)
-            self.bound.copy_(values[-1].clamp_min(0).sqrt() * (1 + 1e-6))
+            self.bound.copy_(size * values[-1].clamp_min(0).sqrt() * (1 + 1e-6))
             self.vectors.copy_(vectors[:, -1])
         else:
             start = self.vectors[1] if self.vectors.any() else self._random()
@@ -158,7 +160,7 @@ class LipschitzLayer(nn.Module):
                 TOLERANCE,
             )
             self.vectors[0], self.vectors[1] = found.vector, found.start
-            self.bound.fill_(found.bound * (1 + MARGIN))
+            self.bound.copy_(size * (found.bound * (1 + MARGIN)))
         self.fingerprint.copy_(self._image_norm(self.weight, self.vectors[1]))
 
     def _norm_of(self, weight: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def leading_singular(
     adjoint: Map,
     start: Tensor,
     tolerance: float = 1e-3,
-    steps: int = 5,
+    steps: int = 8,
     max_steps: int = 200,
 ) -> Leading:
     """Finds the leading singular value of a linear map.
