@@ -7,8 +7,8 @@ from steadyflow.solvers.divergence import (
     hutchinson_divergence,
     standard_error,
 )
-from steadyflow.solvers.mcmc import Chains, latent_energy, run_chains
 from steadyflow.solvers.fixed_point import FixedPoint, fixed_point
+from steadyflow.solvers.mcmc import Chains, latent_energy, run_chains
 from steadyflow.solvers.ode import solve, trajectory
 from steadyflow.solvers.singular import leading_singular
 from steadyflow.solvers.solution import Solution, SolverError
@@ -24,8 +24,8 @@ __all__ = [
     "fixed_point",
     "hutchinson_divergence",
     "latent_energy",
-    "run_chains",
     "leading_singular",
+    "run_chains",
     "solve",
     "split_r_hat",
     "standard_error",
