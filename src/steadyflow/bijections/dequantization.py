@@ -79,6 +79,8 @@ class GaussianNoise(nn.Module):
         bits: of each integer; None for real-valued images.
     """
 
+    exact = False
+
     def __init__(self, sigma: float, bits: int | None = 8):
         super().__init__()
         if bits is not None and not 1 <= bits <= 16:
@@ -90,12 +92,17 @@ class GaussianNoise(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
         """Images to noisy reals, with fresh noise at every call; log_det is 0."""
-        if self.bits is None:
-            y = x
-        else:
+        if self.bits is not None:
             check_pixels(x, self.bits)
-            y = (x.to(torch.get_default_dtype()) + 0.5) / 2**self.bits
+        y = self.middle(x)
         return y + self.deviation * torch.randn_like(y), y.new_zeros(len(y))
+
+    def middle(self, x: Tensor) -> Tensor:
+        """Images without noise: integers to the middle of their bins."""
+        if self.bits is None:
+            return x
+        wide = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        return (wide + 0.5) / 2**self.bits
 
     def inverse(self, y: Tensor) -> Tensor:
         """Reals to the nearest pixels, noise and all; real-valued images stay as they are."""
