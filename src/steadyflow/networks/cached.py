@@ -9,10 +9,13 @@ that is interrupted leaves nothing behind.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from steadyflow.networks.fused_transformer import FusedSteps, serves
 from steadyflow.networks.transformer import (
     CausalLayer,
     CausalTransformer,
@@ -48,20 +51,13 @@ class CachedEvaluation:
         context: Tensor | None = None,
         sharpness: Tensor | None = None,
     ):
-        self.network = network
-        place: Tensor = network.place
-        layers: list[CausalLayer] = list(network.layers)  # type: ignore[arg-type]
-        heads = layers[0].heads
-        kind = place.device.type
-        dtype = place.dtype
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
-        shape = (2, batch, heads, network.places, place.shape[1] // heads)
-        # zeros, since a masked place still enters the products
-        self.caches = [(layer, place.new_zeros(shape, dtype=dtype)) for layer in layers]
+        self.network, self.batch = network, batch
         self.given = network.at_every_place(context)
-        self.sharpness = None if sharpness is None else sharpness.to(place.dtype).view(-1, 1, 1, 1)
+        self.sharpness = None
+        if sharpness is not None:
+            self.sharpness = sharpness.to(network.place.dtype).view(-1, 1, 1, 1)
         self.filled = 0
+        self.fused: FusedSteps | None = None
 
     def step(self, previous: Tensor | None) -> Tensor:
         """The next place: the vectors at the place before, (batch, in_features), to outputs.
@@ -73,13 +69,17 @@ class CachedEvaluation:
             (batch, out_features).
         """
         i = self.filled
+        self.filled = i + 1
+        if i == 0 and serves(self.network):
+            self.fused = FusedSteps(self.network, self.batch, self.given, self.sharpness)
+        if self.fused is not None:
+            return self.fused.step(i, previous)
         h = self.network.place[i] + self.given
-        h = h.expand(self.caches[0][1].shape[1], 1, -1)[:, 0]
+        h = h.expand(self.batch, 1, -1)[:, 0]
         if previous is not None:
             h = h + self.network.input(previous)
         for layer, cache in self.caches:
             h = self._layer_step(layer, cache, h, i)
-        self.filled = i + 1
         return self.network.read(h)
 
     def window(self, previous: Tensor, starts: Tensor) -> Tensor:
@@ -102,6 +102,18 @@ class CachedEvaluation:
         for layer, cache in self.caches:
             h = self._layer_window(layer, cache, h, index, visible)
         return self.network.read(h)
+
+    @cached_property
+    def caches(self) -> list[tuple[CausalLayer, Tensor]]:
+        """Of each layer: (keys or values, batch, heads, places, channels of a head)."""
+        place: Tensor = self.network.place
+        layers: list[CausalLayer] = list(self.network.layers)  # type: ignore[arg-type]
+        heads, kind, dtype = layers[0].heads, place.device.type, place.dtype
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        shape = (2, self.batch, heads, self.network.places, place.shape[1] // heads)
+        # zeros, since a masked place still enters the products
+        return [(layer, place.new_zeros(shape, dtype=dtype)) for layer in layers]
 
     def _layer_step(self, layer: CausalLayer, cache: Tensor, h: Tensor, i: int) -> Tensor:
         together = layer.together(layer.norm(h)).unflatten(1, (3, layer.heads, -1))
