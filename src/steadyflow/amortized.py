@@ -18,7 +18,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +27,10 @@ from steadyflow.errors import TrainingError, UsageError
 from steadyflow.evaluation.access import at_rest, bring
 from steadyflow.evaluation.importance import ImportanceWeights, importance_weights
 from steadyflow.models.model import FlowModel
-from steadyflow.training.averaging import WeightAverage
-from steadyflow.training.budget import Budget, learning_rate
-from steadyflow.training.guard import NonFiniteGuard
-from steadyflow.training.options import TrainingOptions
-from steadyflow.training.randomness import mix, own_randomness, seed_everything
+
+if TYPE_CHECKING:
+    from steadyflow.training.guard import NonFiniteGuard
+    from steadyflow.training.options import TrainingOptions
 
 LogJoint = Callable[[Tensor, Tensor], Tensor]
 SHOWN = 200  # data sets whose posteriors are judged after the fit
@@ -96,6 +95,9 @@ def fit_posterior(
         >>> len(fit.bounds), fit.weights.pareto_k.shape
         (20, torch.Size([200]))
     """
+    from steadyflow.training.options import TrainingOptions
+    from steadyflow.training.randomness import own_randomness
+
     settings = TrainingOptions.of(**options)
     _check(model, x, draws)
     x = bring(model, x)
@@ -155,6 +157,11 @@ def _descend(
     model: FlowModel, log_joint: LogJoint, x: Tensor, draws: int, options: TrainingOptions
 ) -> tuple[list[float], NonFiniteGuard]:
     """Adam on the reverse KL; leaves the averaged weights in the model."""
+    from steadyflow.training.averaging import WeightAverage
+    from steadyflow.training.budget import Budget, learning_rate
+    from steadyflow.training.guard import NonFiniteGuard
+    from steadyflow.training.randomness import seed_everything
+
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         weights, lr=0.0, betas=options.betas, weight_decay=options.weight_decay
@@ -190,6 +197,8 @@ def _descend(
 
 def _rows(n: int, size: int, step: int, seed: int) -> Tensor:
     """The rows of a step: every row once in each pass, in an order of its own."""
+    from steadyflow.training.randomness import mix
+
     per_pass = math.ceil(n / size)
     generator = torch.Generator().manual_seed(mix(seed, step // per_pass))
     start = step % per_pass * size
