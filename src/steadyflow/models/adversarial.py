@@ -23,6 +23,9 @@ from steadyflow.models.model import GenerativeModel
 from steadyflow.models.probability_flow import Normalization
 from steadyflow.networks import adversarial
 
+# for vectors or not: those of Kumar et al.
+PENALTY = {True: 0.1, False: 10.0}
+
 
 class AdversarialModel(GenerativeModel):
     """A generative model whose generator is a network; a subclass says how it is trained.

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from steadyflow.errors import unknown
 from steadyflow.flow import Flow
-from steadyflow.models.adversarial import AdversarialModel
+from steadyflow.models.adversarial import PENALTY, AdversarialModel
 from steadyflow.models.entropy import ENTROPIES, make_entropy
 from steadyflow.models.model import FlowModel
 from steadyflow.models.normalizer import TRUSTED, LogNormalizer, log_normalizer
@@ -49,7 +49,6 @@ from steadyflow.solvers.mcmc import Chains, latent_energy, run_chains
 CLIP = 5.0  # standard deviations
 FEW_VARIABLES = 3
 FEW, MANY, CHUNK = 2048, 10_000, 2000  # draws for log Z: in validation, for keeps, and at once
-PENALTY = {True: 0.0, False: 0.1}  # weighted negatives need none; the others the paper's
 NEGATIVES = ("auto", "weighted", "generator")
 # name to the method of the chain, and whether it runs in the latents of a flow
 SAMPLERS: dict[str, tuple[str | None, bool]] = {
@@ -80,7 +79,8 @@ class EnergyModel(AdversarialModel):
         entropy_weight: factor on the entropy.
         negatives: 'weighted' (draws count by exp(-U) / p_G, which needs a flow) or 'generator'
             (all draws count the same, as in the paper); 'auto' weighs where it can.
-        penalty: lambda above, in standard deviations of the data.
+        penalty: lambda above, in standard deviations of the data; without it none for weighted
+            negatives on vectors, and otherwise 0.1 for vectors and 10 for images.
         tilt: folder of a trained flow r, which the energy then corrects; without it r is normal.
         hidden_features: widths of the hidden layers of the energy's networks.
         hidden_channels: channels at the full resolution, for images.
@@ -172,7 +172,10 @@ class EnergyModel(AdversarialModel):
             exact = flow is not None and len(self.event_shape) == 1
             sampler = "independence" if exact else "generator"
         check_sampler(sampler, flow is not None)
-        self.penalty = penalty if penalty is not None else PENALTY[self.weighted]
+        if penalty is None:  # weighted negatives follow the likelihood, which has a minimum
+            vectors = len(self.event_shape) == 1
+            penalty = 0.0 if self.weighted and vectors else PENALTY[vectors]
+        self.penalty = penalty
         self.likelihood_weight = likelihood_weight if flow is not None else 0.0
         self.entropy_weight, self.generator_every = entropy_weight, generator_every
         self.sampler, self.sampler_steps = sampler, sampler_steps

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from steadyflow.models.adversarial import AdversarialModel
+from steadyflow.models.adversarial import PENALTY, AdversarialModel
 from steadyflow.models.players import Player, parameters_of
 from steadyflow.networks.adversarial import critic
 
@@ -34,7 +34,8 @@ class GAN(AdversarialModel):
         hidden_channels: channels at the full resolution, for images.
         frequencies: for vectors, sines and cosines of the variables that the discriminator sees.
         latent_features: length of z; D, or 64 for images, without it.
-        penalty: lambda above, in standard deviations of the data.
+        penalty: lambda above, in standard deviations of the data; without it 0.1 for vectors and
+            10 for images.
         generator_every: the generator moves in each so many-th step.
         bits: bits of each pixel, for images; 0 for real-valued images.
     """
@@ -53,7 +54,7 @@ class GAN(AdversarialModel):
         hidden_channels: int = 16,
         frequencies: int = 0,
         latent_features: int | None = None,
-        penalty: float = 0.1,
+        penalty: float | None = None,
         generator_every: int = 1,
         bits: int = 8,
     ):
@@ -64,6 +65,8 @@ class GAN(AdversarialModel):
             latent_features=latent_features,
             bits=bits,
         )
+        if penalty is None:
+            penalty = PENALTY[len(self.event_shape) == 1]
         if not penalty >= 0 or generator_every < 1:
             raise ValueError(
                 "penalty must be at least 0 and generator_every at least 1, got "
