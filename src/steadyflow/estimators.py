@@ -125,8 +125,16 @@ class _FlowEstimator(BaseEstimator):
             return torch.cat([getattr(self.flow_, method)(chunk) for chunk in chunks]).numpy()
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """Log p of each row of X: (rows, columns), in nats, in the units of X: (rows,)."""
-        return self._through("log_prob", self._rows(X)[:, self.kept_])
+        """Log p of each row of X: (rows, columns), in nats, in the units of X: (rows,).
+
+        Of an energy without a normaliser -U instead, which ranks the rows as log p would.
+        """
+        return self._scores(self._rows(X)[:, self.kept_])
+
+    def _scores(self, x: np.ndarray) -> np.ndarray:
+        if self.flow_.likelihood == "none":
+            return -self._through("energy", x)
+        return self._through("log_prob", x)
 
     def _with_constants(self, x: np.ndarray) -> np.ndarray:
         whole = np.empty((len(x), self.n_features_in_))
@@ -189,7 +197,7 @@ class FlowOutlierDetector(OutlierMixin, _FlowEstimator):
     """Outliers as the rows of lowest density.
 
     Args:
-        model: 'spline-flow', 'maf', 'realnvp' or 'nice'.
+        model: 'spline-flow', 'maf', 'realnvp', 'nice' or 'energy'.
         contamination: the share of outliers in the training data, in (0, 0.5]; decides the
             threshold, not the scores.
         model_options: arguments of the model's constructor, a dict.
@@ -236,7 +244,7 @@ class FlowOutlierDetector(OutlierMixin, _FlowEstimator):
             raise ValueError(f"contamination must lie in (0, 0.5], got {self.contamination}")
         super().fit(X, y)
         x = validate_data(self, X, dtype=np.float64, reset=False)
-        scores = self._through("log_prob", x[:, self.kept_])
+        scores = self._scores(x[:, self.kept_])
         self.offset_ = float(np.percentile(scores, 100 * float(share)))
         return self
 

@@ -65,6 +65,8 @@ SAMPLERS: dict[str, tuple[str | None, bool]] = {
 class EnergyModel(AdversarialModel):
     """An energy, normalised where its generator is a flow.
 
+    The energy of an example says how unusual it is, with or without a normaliser.
+
     Args:
         event_shape: (D,) for vectors, (channels, height, width) for images.
         num_classes: number of class labels to condition on; None for none.
@@ -496,21 +498,9 @@ class EnergyModel(AdversarialModel):
         flow = self._with_latents()
         return self.to_data(flow.bijection.inverse(z, self.condition(context, len(z)))[0])
 
-    def anomaly_score(
-        self, x: Tensor, context: Tensor | None = None, kind: str = "energy"
-    ) -> Tensor:
-        """How unusual x: (batch, *event) is, (batch,): higher is more so.
-
-        Args:
-            x: data.
-            context: labels or None.
-            kind: 'energy' for U(x), or 'gradient' for |dU/du| in standard deviations of the data.
-        """
+    def slope(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """|dU/du| at x: (batch, *event), (batch,), with u in standard deviations of the data."""
         rows = self.condition(context, len(x))
-        if kind == "energy":
-            return self.energy_of(self.real(x), rows)
-        if kind != "gradient":
-            raise unknown("anomaly score", kind, ("energy", "gradient"))
         return self._slope(self.real(x), rows).detach().square().flatten(1).sum(1).sqrt()
 
     def _draws(
