@@ -126,6 +126,7 @@ class _Reversible(torch.autograd.Function):
             )
             for tensor, grad in zip(inputs, grads, strict=True):
                 if grad is not None:
+                    grad = _laid_out_as(tensor, grad)
                     sums[tensor] = sums[tensor] + grad if tensor in sums else grad
         _raise_drift(ctx.drift, x, start)
         of_context = None if context is None else sums.get(context)
@@ -155,6 +156,12 @@ def _step(
         outputs = layer(x, context)
     grad_x, *grads = gradients(outputs, (grad_z, grad_log_det), [x, *inputs])
     return x.detach(), x.new_zeros(x.shape) if grad_x is None else grad_x, grads
+
+
+def _laid_out_as(tensor: Tensor, grad: Tensor) -> Tensor:
+    # convolutions give the gradients of their weights with the channels innermost: put in order
+    # here, one layer's at a time, autograd takes them as they are; else it would copy all at once
+    return grad if grad.stride() == tensor.stride() else torch.empty_like(tensor).copy_(grad)
 
 
 def _check_backward(ctx: Any) -> None:
