@@ -487,6 +487,12 @@ MODELS: dict[str, Model] = {
     "realnvp-image-context": Model(
         lambda: RealNVP(event_shape=[2, 4, 4], context_features=3, **_image), integer=8
     ),
+    "realnvp-image-reversible": Model(
+        lambda: RealNVP(event_shape=[1, 4, 4], reversible=True, **_image), integer=8
+    ),
+    "realnvp-5-reversible": Model(
+        lambda: RealNVP(event_shape=[5], reversible=True, num_classes=2, **_small)
+    ),
     "realnvp-image-real": Model(lambda: RealNVP(event_shape=[3, 4, 4], bits=0, **_image)),
     "glow": Model(lambda: Glow(event_shape=[1, 4, 4], **_glow), integer=8),
     "glow-reversible": Model(

@@ -6,6 +6,7 @@ from torch.testing import assert_close
 from zoo import randomize
 
 from steadyflow import Glow
+from steadyflow.errors import UsageError
 from steadyflow.evaluation.attributes import attribute_direction, attribute_score, manipulate
 from steadyflow.evaluation.completion import complete
 
@@ -34,18 +35,29 @@ def test_an_attribute_is_added_and_read(model, groups):
 
 
 def test_an_empty_group_is_answered(model, groups):
-    with pytest.raises(ValueError, match="examples with it"):
+    with pytest.raises(UsageError, match="examples with it"):
         attribute_direction(model, groups[0], groups[1][:0])
 
 
-def test_completion_keeps_what_is_known_and_climbs(model, groups, generator):
+def test_classes_of_a_conditional_model(generator, groups):
+    model = Glow(event_shape=[1, 4, 4], steps=1, hidden_channels=4, bound=1.0, num_classes=2)
+    model = randomize(model.double(), generator, 0.3)
+    labels = torch.ones(32, dtype=torch.int64), torch.zeros(32, dtype=torch.int64)
+    direction = attribute_direction(model, *groups, labels, batch_size=10)
+    whole = attribute_direction(model, *groups, labels)
+    assert_close(direction, whole, rtol=1e-10, atol=1e-10)
+    assert manipulate(model, groups[1], direction, [0.0], labels[1])[0].equal(groups[1])
+
+
+def test_completion_keeps_what_is_known_and_climbs(model, groups):
     x = groups[1][:8]
     known = torch.zeros(1, 4, 4, dtype=torch.bool)
     known[:, :2] = True
-    start = complete(model, x, known, steps=0, generator=generator)
-    filled = complete(model, x, known, steps=100, temperature=0.0, generator=generator)
+    start = complete(model, x, known, steps=0)
+    filled = complete(model, x, known, steps=100, temperature=0.0)
     assert torch.equal(filled[:, :, :2], x[:, :, :2])
     assert model.log_prob(filled).mean() > model.log_prob(start).mean()
+    assert all(p.requires_grad for p in model.parameters())
 
 
 def test_a_wrong_mask_is_answered(model, groups):

@@ -26,8 +26,23 @@ import torch
 from torch import Tensor, nn
 
 from steadyflow.bijections.bijection import Bijection, Transformed, compose, gradients
+from steadyflow.errors import unknown
 
 Step = tuple[Tensor, Tensor, Sequence[Tensor | None]]
+WORTH_IT = 24  # couplings in a model from which 'auto' computes activations again
+
+
+def chosen(reversible: bool | str, couplings: int) -> bool:
+    """What a model's `reversible` says: True, False, or 'auto', which asks for many couplings.
+
+    Storing the activations of few couplings costs little memory and saves a third of the time.
+
+    Raises:
+        ValueError: for another word.
+    """
+    if reversible not in (True, False, "auto"):
+        raise unknown("choice for reversible", str(reversible), ("True", "False", "auto"))
+    return couplings >= WORTH_IT if reversible == "auto" else bool(reversible)
 
 
 @runtime_checkable
@@ -233,12 +248,16 @@ class _Replay:
             yield
 
 
-def _random_state(device: torch.device) -> RandomState:
+def _random_state(device: torch.device) -> RandomState | None:
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return None  # a graph has no states to come back to; layers that draw can not be recorded
     gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return torch.get_rng_state(), gpu
 
 
-def _if_used(before: RandomState, after: RandomState) -> RandomState | None:
+def _if_used(before: RandomState | None, after: RandomState | None) -> RandomState | None:
+    if before is None or after is None:
+        return None
     same = all(
         a is None or b is None or torch.equal(a, b) for a, b in zip(before, after, strict=True)
     )

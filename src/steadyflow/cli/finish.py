@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from steadyflow.cli import console
 
+DRIFT = 1e-2  # of the inputs of reversible layers, above which a training warns
+
 if TYPE_CHECKING:
     from steadyflow.evaluation import Evaluation
     from steadyflow.training import FitResult, Run
@@ -26,7 +28,7 @@ def finish(done: FitResult, *, report: bool) -> dict[str, Any]:
             f"{done.message}; the run can be used as it is, continued with '{command} train "
             f"--resume {run.folder}', or looked at with '{command} report {run.folder}'"
         )
-    console.say(_how_it_ended(done))
+    console.say(_how_it_ended(done), *_drift(done))
     answer: dict[str, Any] = {
         "run": str(run.folder),
         "steps": done.steps,
@@ -46,6 +48,19 @@ def _how_it_ended(done: FitResult) -> str:
     why = f" ({done.message})" if done.message else ""
     skipped = f"; {done.skipped} steps skipped, their loss was not finite" if done.skipped else ""
     return f"trained for {done.steps:,} steps in {time}{why}{skipped}"
+
+
+def _drift(done: FitResult) -> list[str]:
+    """How exactly reversible training got back what it did not store; a warning if it did not."""
+    found = max((row.get("drift") or 0.0 for row in done.history), default=0.0)
+    if not found:
+        return []
+    said = f"reversible training: layers got back their inputs to {found:.1e} of the largest one"
+    if found < DRIFT:
+        return [said]
+    return [
+        f"{said}, so gradients were not exact: train with --no-reversible, or a smaller --bound"
+    ]
 
 
 def page(run: Run) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from steadyflow import trained
 from steadyflow.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from steadyflow.data import Dataset, Split
     from steadyflow.models import GenerativeModel
     from steadyflow.training import Run
@@ -164,6 +167,21 @@ def examples(
     if not len(chosen):
         raise UsageError(f"{dataset.name} has no {split} examples: choose another --split")
     return chosen, dataset, f"{dataset.name} ({'all' if split == 'all' else split} examples)"
+
+
+def some(split: Split, numbers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Some examples by their numbers, and their labels.
+
+    Raises:
+        UsageError: if there is no such example.
+    """
+    for number in numbers:
+        if not 0 <= number < len(split):
+            raise UsageError(f"there is no example {number}: there are {len(split)}, from 0")
+    if not numbers:
+        raise UsageError("at least one example's number is needed")
+    rows = list(numbers)
+    return split.x[rows], None if split.y is None else split.y[rows]
 
 
 def _own_data(opened: Opened, options: dict[str, Any]) -> Dataset:

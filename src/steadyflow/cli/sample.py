@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steadyflow.cli import choices, console
@@ -35,6 +37,7 @@ def sample(
     *,
     n: int = 64,
     temperature: float = 1.0,
+    sweep: Sequence[float] | None = None,
     label: str | None = None,
     seed: int = 0,
     out: str | None = None,
@@ -48,6 +51,8 @@ def sample(
         run: a run folder, a saved model's folder, or a model on the hub.
         n: how many.
         temperature: below 1 the draws are more typical and less varied.
+        sweep: instead, a picture of the same draws at each of these temperatures, one row each;
+            temperature.png in the run folder if --out is not given.
         label: the class, for a model that was trained with --conditional; all classes in turn
             without it.
         seed: of the draws; the same seed gives the same ones.
@@ -61,6 +66,8 @@ def sample(
     if n < 1:
         raise UsageError(f"-n must be at least 1, but {n} was given")
     opened = open_model(run)
+    if sweep is not None:
+        return _sweep(opened, sweep, min(n, 10), seed, out)
     default = opened.folder / f"samples-{seed}.{'png' if opened.is_image else 'csv'}"
     path = files.check_ending(out or default, opened.is_image, opened.model.dimensions)
     labels = _labels(opened, label, n)
@@ -85,6 +92,26 @@ def sample(
         "seed": seed,
         **chosen,
     }
+
+
+def _sweep(
+    opened: Opened, temperatures: Sequence[float], n: int, seed: int, out: str | None
+) -> dict[str, Any]:
+    """The picture of the same draws at several temperatures."""
+    from steadyflow.report.images import temperature_sweep
+
+    if not opened.is_image or (out is not None and Path(out).suffix != ".png"):
+        raise UsageError("--sweep draws a picture of images: a .png file, of a model of images")
+    path = temperature_sweep(
+        opened.model,
+        out or opened.folder / "temperature.png",
+        temperatures=list(temperatures),
+        columns=n,
+        seed=seed,
+        white=opened.white(),
+    )
+    console.say(f"{n} draws at {len(temperatures)} temperatures: {path}")
+    return {"run": opened.name, "out": str(path), "n": n, "temperatures": list(temperatures)}
 
 
 def draw(

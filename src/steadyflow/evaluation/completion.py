@@ -9,12 +9,18 @@ shorter as there, so that at T = 1 the noise dies out with them (Welling & Teh, 
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from steadyflow.errors import UsageError
+from steadyflow.evaluation import access
 from steadyflow.models.model import FlowModel
+
+Progress = Callable[[int, int], None]
 
 
 def complete(
@@ -25,7 +31,8 @@ def complete(
     size: float = 1e-4,
     temperature: float = 1.0,
     context: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Fills in the missing pixels of images.
 
@@ -37,35 +44,49 @@ def complete(
         size: the first step is a tenth of it; the gradient is clipped to one over its root.
         temperature: of the noise; 0 for the nearest mode.
         context: labels or vectors, for a conditional model.
-        generator: the source of the draws; torch's global one without it, and always for the
-            noise of the known pixels.
+        seed: of the first values of the missing pixels and of the noise.
+        progress: called with (steps done, all).
 
     Returns:
-        (batch, channels, height, width) integers, equal to x where known.
+        (batch, channels, height, width) integers, equal to x where known; on the model's device.
 
     Raises:
-        ValueError: if the model is not one of integer images, or `known` has another shape.
+        UsageError: if the model is not one of integer images, or `known` has another shape.
     """
-    dequantization = model.flow.dequantization
+    dequantization = getattr(getattr(model, "flow", None), "dequantization", None)
     if dequantization is None:
-        raise ValueError("completion is for models of integer images (built with bits above 0)")
+        raise UsageError("completion is for flows on integer images (built with bits above 0)")
     if known.dtype != torch.bool or known.shape not in (x.shape, x.shape[1:]):
-        raise ValueError(
+        raise UsageError(
             f"known must be a bool tensor of shape {tuple(x.shape)} or {tuple(x.shape[1:])}, "
             f"got {known.dtype} of shape {tuple(known.shape)}"
         )
-    given = model.condition(context, len(x))
-    with torch.no_grad():
-        start, _ = dequantization(x)
-    kept = start.to(model.flow.base.dtype)
-    y = torch.where(known, kept, torch.rand(kept.shape, generator=generator).to(kept))
-    for i in range(steps):
-        a = 10 * size / (100 + i)
-        pull = _gradient(model, y, given).clamp(-1 / math.sqrt(size), 1 / math.sqrt(size))
-        noise = torch.randn(kept.shape, generator=generator).to(kept)
-        moved = y + a * pull + math.sqrt(2 * a) * temperature * noise
-        y = torch.where(known, kept, moved.clamp(0, 1))
-    return torch.where(known, x, dequantization.inverse(y).to(x.dtype))
+    with access.at_rest(model, seed), _frozen(model):
+        x, context = access.bring(model, x), access.context_of(model, context)
+        known, given = known.to(x.device), model.condition(context, len(x))
+        kept = dequantization(x)[0].to(model.flow.base.dtype)
+        y = torch.where(known, kept, torch.rand_like(kept))
+        for i in range(steps):
+            a = 10 * size / (100 + i)
+            pull = _gradient(model, y, given).clamp(-1 / math.sqrt(size), 1 / math.sqrt(size))
+            moved = y + a * pull + math.sqrt(2 * a) * temperature * torch.randn_like(kept)
+            y = torch.where(known, kept, moved.clamp(0, 1))
+            if progress is not None:
+                progress(i + 1, steps)
+        return torch.where(known, x, dequantization.inverse(y).to(x.dtype))
+
+
+@contextlib.contextmanager
+def _frozen(model: FlowModel) -> Iterator[None]:
+    """Spares the gradients of the weights, which nobody wants here."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 @torch.enable_grad()

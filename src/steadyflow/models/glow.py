@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
-
 from steadyflow.bijections import (
     ActNorm,
     Additive,
@@ -39,6 +37,7 @@ from steadyflow.bijections import (
     VariationalDequantization,
 )
 from steadyflow.bijections.convolution import FORMS
+from steadyflow.bijections.reversible import chosen
 from steadyflow.errors import unknown
 from steadyflow.flow import Flow
 from steadyflow.models.model import FlowModel
@@ -46,7 +45,6 @@ from steadyflow.networks import GatedConvNet, GlowNet, ZeroConv
 
 CLIP = 10.0  # standard deviations beyond which the conditioners see no further
 PRIOR_BOUND = 5.0  # of the log-scales of the learned priors
-WORTH_IT = 24  # steps of flow from which 'auto' computes activations again instead of storing them
 
 PERMUTATIONS: dict[str, Callable[[int], Bijection]] = {
     "shuffle": Shuffle,
@@ -88,6 +86,7 @@ class Glow(FlowModel):
     """
 
     name = "glow"
+    replayable = True
 
     def __init__(
         self,
@@ -121,30 +120,17 @@ class Glow(FlowModel):
             raise unknown("network", network, NETWORKS)
         if dequantization not in DEQUANTIZATIONS:
             raise unknown("dequantization", dequantization, DEQUANTIZATIONS)
-        if reversible not in (True, False, "auto"):
-            raise unknown("choice for reversible", str(reversible), ("True", "False", "auto"))
         self._context = num_classes or context_features
         self._transform = _transform(coupling, scale, bound)
         self._network, self._width, self._blocks = network, hidden_channels, blocks
         self._permutation = permutation
-        self.reversible = levels * steps >= WORTH_IT if reversible == "auto" else bool(reversible)
+        self.reversible = chosen(reversible, levels * steps)
         before = Logit(alpha) if alpha and bits else Shift(-0.5)
         self.flow = Flow(
             Chain(before, self._multi_scale(levels, steps)),
             self.event_shape,
             dequantization=self._dequantization(dequantization, bits),
         )
-
-    @property
-    def replayable(self) -> bool:  # type: ignore[override]
-        """Whether a GPU may replay a step; recomputing reads random states in between."""
-        return not self.reversible
-
-    @torch.no_grad()
-    def drift(self) -> float:
-        """The largest relative error with which reversible training got back a level's input."""
-        chains = [part for part in self.modules() if isinstance(part, Chain)]
-        return max(float(chain.drift) for chain in chains)
 
     def _multi_scale(self, levels: int, steps: int) -> MultiScale:
         channels, height, width = self.event_shape

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steadyflow import trained
+from steadyflow.bijections.bijection import Chain
 from steadyflow.flow import Flow
 from steadyflow.models.players import Player, parameters_of
 from steadyflow.storage import recover_folder, replace_file, replace_folder
@@ -435,6 +436,23 @@ class FlowModel(GenerativeModel):
     def check(self, x: Tensor, context: Tensor | None = None, points: int = 3):
         """Measures whether the density can be trusted; see `Flow.check`."""
         return self.flow.check(x, self.condition(context, x.shape[0]), points)
+
+    @torch.no_grad()
+    def drift(self) -> float:
+        """The largest relative error with which reversible training got back a chain's input.
+
+        0 for a model that stores its activations. It grows with depth and with what the layers
+        stretch; beyond a thousandth gradients begin to be those of another point.
+        """
+        return float(max((chain.drift for chain in self._reversible_chains()), default=0.0))
+
+    def metrics(self) -> dict[str, float | Tensor]:
+        """The `drift` of reversible training, for metrics.csv."""
+        chains = self._reversible_chains()
+        return {"drift": torch.stack([chain.drift for chain in chains]).max()} if chains else {}
+
+    def _reversible_chains(self) -> list[Chain]:
+        return [part for part in self.modules() if isinstance(part, Chain) and part.reversible]
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Sets data-dependent parameters (standardisation, activation normalisation)."""

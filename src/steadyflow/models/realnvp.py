@@ -31,6 +31,7 @@ from steadyflow.bijections import (
     Standardization,
     UniformDequantization,
 )
+from steadyflow.bijections.reversible import chosen
 from steadyflow.flow import Flow
 from steadyflow.models.model import FlowModel
 from steadyflow.networks import MLP, ResidualConvNet
@@ -61,6 +62,8 @@ class RealNVP(FlowModel):
         bound: the bound on each layer's log-scale.
         alpha: margin of the logit, for images of integer pixels.
         bits: bits of each pixel, for images; 0 for real-valued images.
+        reversible: True to compute activations again in the backward pass, whose memory then does
+            not grow with the couplings; False to store them; 'auto' to decide by their number.
     """
 
     name = "realnvp"
@@ -81,6 +84,7 @@ class RealNVP(FlowModel):
         bound: float = 2.0,
         alpha: float = 0.05,
         bits: int = 8,
+        reversible: bool | str = "auto",
     ):
         super().__init__(
             event_shape=event_shape, num_classes=num_classes, context_features=context_features
@@ -88,8 +92,11 @@ class RealNVP(FlowModel):
         self._transform = Affine(scale, bound)
         self._context = num_classes or context_features
         if len(self.event_shape) == 1:
+            self.reversible = chosen(reversible, couplings)
             self.flow = self._vector_flow(couplings, hidden_features)
         else:
+            scales = _default_scales(self.event_shape) if scales is None else scales
+            self.reversible = chosen(reversible, 6 * scales - 2)
             self.flow = self._image_flow(scales, hidden_channels, blocks, alpha, bits)
 
     def _vector_flow(self, couplings: int, hidden_features: Sequence[int]) -> Flow:
@@ -108,12 +115,9 @@ class RealNVP(FlowModel):
             )
             layers.append(Coupling(split, self._transform, network))
         layers.append(Scaling(self.event_shape))
-        return Flow(Chain(*layers), self.event_shape)
+        return Flow(Chain(*layers, reversible=self.reversible), self.event_shape)
 
-    def _image_flow(
-        self, scales: int | None, width: int, blocks: int, alpha: float, bits: int
-    ) -> Flow:
-        scales = _default_scales(self.event_shape) if scales is None else scales
+    def _image_flow(self, scales: int, width: int, blocks: int, alpha: float, bits: int) -> Flow:
         channels, height, side = self.event_shape
         levels: list[Bijection] = []
         for level in range(scales):
@@ -128,7 +132,7 @@ class RealNVP(FlowModel):
                 for i in range(3):
                     layers += self._step(Halves(flip=i % 2 == 1), shape, width, blocks)
                 channels, height, side = 2 * channels, height // 2, side // 2
-            levels.append(Chain(*layers))
+            levels.append(Chain(*layers, reversible=self.reversible))
             width *= 2
         body = MultiScale(levels, self.event_shape)
         before = [Logit(alpha)] if bits else []
