@@ -154,10 +154,19 @@ def stepper(subject: Subject, rate: float, clip: float = 0.0) -> Callable[[Any],
     return step
 
 
-def cpu_time(call: Callable[[], Any]) -> float:
-    began = time.process_time()
+def seconds(call: Callable[[], Any], device: str) -> float:
+    """CPU seconds of a call, or on a GPU those until it is done."""
+    import torch
+
+    if device == "cpu":
+        began = time.process_time()
+        call()
+        return time.process_time() - began
+    torch.cuda.synchronize()
+    began = time.perf_counter()
     call()
-    return time.process_time() - began
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 # memory
@@ -176,7 +185,7 @@ def memory(options: argparse.Namespace) -> None:
 
 
 def in_a_process(system: str, depth: int, options: argparse.Namespace) -> float:
-    command = [sys.executable, __file__, "growth", system, str(depth)]
+    command = [sys.executable, __file__, "growth", system, str(depth), "--device", options.device]
     if options.rosinality:
         command += ["--rosinality", options.rosinality]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", **ALLOCATOR}
@@ -192,18 +201,38 @@ def growth(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     subject = build(options.system, options.depth, options)
-    x = torch.randint(256, (BATCH, 1, SIDE, SIDE), dtype=torch.uint8)
+    subject.model.to(options.device)
+    x = torch.randint(256, (BATCH, 1, SIDE, SIDE), dtype=torch.uint8, device=options.device)
     step = stepper(subject, 1e-4)
     subject.start(x[:2])
     step(x[:2])  # two examples load the kernels and allocate Adam's state
     subject.model.zero_grad()
+    if options.device == "cuda":
+        print(json.dumps(growth_on_gpu(subject, step, x)))
+        return
     ctypes.CDLL(None).malloc_trim(0)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     for _ in range(2):
         step(x)
-    gradients = sum(p.grad.nbytes for p in subject.model.parameters() if p.grad is not None)
-    print(json.dumps(resident("VmHWM") - before - gradients / 2**20))
+    print(json.dumps(resident("VmHWM") - before - gradients(subject)))
+
+
+def growth_on_gpu(subject: Subject, step: Callable[[Any], float], x: Any) -> float:
+    """The same in the memory of the GPU, as torch counts it."""
+    import torch
+
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(2):
+        step(x)
+    return (torch.cuda.max_memory_allocated() - before) / 2**20 - gradients(subject)
+
+
+def gradients(subject: Subject) -> float:
+    """What the gradients take, in MiB."""
+    found = (p.grad for p in subject.model.parameters())
+    return sum(grad.nbytes for grad in found if grad is not None) / 2**20
 
 
 def resident(field: str) -> float:
@@ -222,26 +251,25 @@ def clock(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(1)
     subjects = {name: build(name, options.depth, options) for name in present(options)}
-    x = torch.randint(256, (BATCH, 1, SIDE, SIDE), dtype=torch.uint8)
+    x = torch.randint(256, (BATCH, 1, SIDE, SIDE), dtype=torch.uint8, device=options.device)
     work: dict[str, dict[str, Callable[[], Any]]] = {}
     for name, subject in subjects.items():
+        subject.model.to(options.device)
         subject.start(x)
         step = stepper(subject, 1e-4)
         work[name] = {"training step": lambda step=step: step(x), "sample 64": subject.sample}
     for what in ("training step", "sample 64"):
         rounds = [
-            {name: cpu_time(work[name][what]) for name in subjects} for _ in range(options.rounds)
+            {name: seconds(work[name][what], options.device) for name in subjects}
+            for _ in range(options.rounds)
         ][1:]
         others = [n for n in subjects if not n.startswith("steadyflow")]
         medians = {n: statistics.median(r[n] for r in rounds) for n in subjects}
-        best = min(others, key=medians.__getitem__, default=None)
-        print(f"\n| {what}, K = {options.depth} | CPU s | of {best or 'no other library'} |")
-        print("|---|---|---|")
+        best = min(others or ["steadyflow"], key=medians.__getitem__)
+        print(f"\n| {what}, K = {options.depth} | seconds | of {best} |\n|---|---|---|")
         for name in subjects:
-            ratio = ""
-            if best:
-                low, middle, high = statistics.quantiles([r[name] / r[best] for r in rounds], n=4)
-                ratio = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+            low, middle, high = statistics.quantiles([r[name] / r[best] for r in rounds], n=4)
+            ratio = f"{middle:.2f} ({low:.2f} to {high:.2f})"
             print(f"| {name} | {medians[name]:.3f} | {ratio} |", flush=True)
 
 
@@ -326,11 +354,13 @@ def main() -> None:
             verb.add_argument("--clip", type=float, default=50.0)
             verb.add_argument("--seed", type=int, default=0)
         else:
+            verb.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
             verb.add_argument("--rounds", type=int, default=1 if name == "memory" else 9)
     hidden = verbs.add_parser("growth")
     hidden.set_defaults(function=growth)
     hidden.add_argument("system")
     hidden.add_argument("depth", type=int)
+    hidden.add_argument("--device", default="cpu")
     hidden.add_argument("--rosinality")
     options = parser.parse_args()
     options.function(options)

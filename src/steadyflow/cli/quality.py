@@ -58,7 +58,7 @@ def quality(
             raise UsageError(f"{run} needs classes to draw as they come, but {where} has none")
         pick = torch.Generator().manual_seed(seed)
         labels = chosen.y[torch.randint(len(chosen), (n,), generator=pick)]
-    drawn = draw(opened, n, labels, temperature, seed)
+    drawn = draw(opened, n, labels, temperature, seed, {})
     found = image_quality(
         drawn,
         chosen.x[evenly(len(chosen), n)],

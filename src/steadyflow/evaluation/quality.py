@@ -98,13 +98,16 @@ def image_quality(
         inception: a file with Inception v3's weights, for FID of draws and held-out images.
 
     Raises:
-        UsageError: if the shapes differ, or there are too few images for the subsets.
+        UsageError: if the shapes differ, there are too few images for the subsets, or there is no
+            file of weights.
     """
     if not draws.shape[1:] == held_out.shape[1:] == train.shape[1:]:
         raise UsageError(
             f"images of one shape are compared, got {tuple(draws.shape[1:])}, "
             f"{tuple(held_out.shape[1:])} and {tuple(train.shape[1:])}"
         )
+    if inception is not None and not Path(inception).is_file():
+        raise UsageError(f"there is no file of Inception weights '{inception}'")
     sets = (draws, held_out, train)
     seen = [features(x, white=white).cpu() for x in sets]
     draws, held_out, train = (x.cpu() for x in sets)
@@ -137,11 +140,8 @@ def frechet_inception(x: Tensor, y: Tensor, weights: str | Path, white: float = 
         white: the largest value of an integer pixel.
 
     Raises:
-        UsageError: if the file does not exist.
         ImportError: without torch-fidelity, with its pip line.
     """
-    if not Path(weights).is_file():
-        raise UsageError(f"there is no file of Inception weights '{weights}'")
     fidelity = require("torch_fidelity", "fid", "FID")
     found = fidelity.calculate_metrics(
         input1=_Pixels(x, white),
