@@ -6,8 +6,9 @@ import sys
 
 import pytest
 import torch
-from watchers import Crash, Kill, Save, Signal, Spoil
+from watchers import Crash, Kill, Save, Signal, Spoil, Still
 
+from steadyflow import TarFlow
 from steadyflow.errors import TrainingError
 from steadyflow.training import Run, load, resume
 
@@ -29,6 +30,21 @@ def test_two_processes_train_what_one_trains(points, small, fit):
     assert [row["step"] for row in two.history] == [row["step"] for row in one.history]
     for a, b in zip(one.history, two.history, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("shard", [False, True])
+@pytest.mark.slow
+def test_two_processes_train_a_transformer_as_one_does(fit, shard):
+    def model():
+        torch.manual_seed(1)
+        return TarFlow(
+            event_shape=(1, 8, 8), patch_size=4, channels=16, blocks=2, layers_per_block=1, bits=5
+        )
+
+    options = {"batch_size": 64, "steps": 10}
+    one = fit(model(), "digits", callbacks=[Still()], **options)
+    two = fit(model(), "digits", callbacks=[Still()], processes=2, shard=shard, **options)
+    assert_same(one.model, two.model)
 
 
 def test_two_processes_agree_about_interruption_and_resume(tmp_path, points, small, fit):
