@@ -76,8 +76,8 @@ class Halves(Split):
 
     def divide(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Divides along axis 1; the first part is the smaller one if the number is odd."""
-        half = x.shape[1] // 2
-        return x[:, :half], x[:, half:]
+        first, second = x.tensor_split((x.shape[1] // 2,), 1)
+        return first, second
 
     def join(self, first: Tensor, second: Tensor) -> Tensor:
         """Concatenates along axis 1."""

@@ -31,6 +31,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from steadyflow import native
 from steadyflow.bijections.bijection import Transformed, zero_log_det
 from steadyflow.bijections.transforms import Additive, Affine
+from steadyflow.networks.fused_masked import hooked
 from steadyflow.networks.mlp import MLP
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ def look_at(
     """The plan of a coupling and its parameters, if it is one that the kernel knows."""
     network, transform = coupling.conditioner, coupling.transform
     columns = coupling.split.columns(x.shape[1])
-    if type(network) is not MLP or network.activation != "relu" or _hooked(network):
+    if type(network) is not MLP or network.activation != "relu" or hooked(network):
         return None
     if type(transform) is Affine and transform.scale in TRANSFORMS:
         name, bound = transform.scale, transform.bound
@@ -289,7 +290,7 @@ def look_at(
     parameters: list[Tensor] = []
     widths = [len(columns[0]) + (0 if context is None else context.shape[1])]
     for linear in network.layers:
-        if type(linear) is not nn.Linear or _hooked(linear):
+        if type(linear) is not nn.Linear or hooked(linear):
             return None
         weight, bias = linear._parameters["weight"], linear._parameters["bias"]
         if not (_usable(weight) and _usable(bias)) or weight.shape[1] != widths[-1]:  # type: ignore[union-attr]
@@ -327,16 +328,6 @@ def _usable(parameter: Tensor | None) -> bool:
         and parameter.is_cpu
         and parameter.dtype == torch.float32
         and parameter.is_contiguous()
-    )
-
-
-def _hooked(module: nn.Module) -> bool:
-    """Whether somebody wants to see the module being called."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
     )
 
 

@@ -15,8 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steadyflow.bijections import fused_householder
 from steadyflow.bijections.bijection import (
     Bijection,
     Shape,
@@ -104,7 +106,7 @@ class Dense(Bijection):
         """W x + b, in float32 even under autocast: a rounded variable has no way back."""
         x = widened(x)
         with full_precision(x):
-            return self.multiply(x) + self.bias, self.log_det(x)
+            return self.multiply(x, self.bias), self.log_det(x)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
         """W^-1 (z - b)."""
@@ -112,8 +114,8 @@ class Dense(Bijection):
         with full_precision(z):
             return self.solve(z - self.bias), -self.log_det(z)
 
-    def multiply(self, x: Tensor) -> Tensor:
-        """W x for the rows of x: (batch, D)."""
+    def multiply(self, x: Tensor, bias: Tensor) -> Tensor:
+        """W x + b for the rows of x: (batch, D)."""
         raise NotImplementedError
 
     def solve(self, z: Tensor) -> Tensor:
@@ -149,10 +151,10 @@ class LULinear(Dense):
         self.upper = nn.Parameter(torch.zeros(size, size))
         self.log_diagonal = nn.Parameter(torch.zeros(size))
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def multiply(self, x: Tensor, bias: Tensor) -> Tensor:
         """By U, then by L."""
         lower, upper = self._factors()
-        return x @ upper.t() @ lower.t()
+        return F.linear(x @ upper.t(), lower, bias)
 
     def solve(self, z: Tensor) -> Tensor:
         """For L, then for U."""
@@ -189,9 +191,9 @@ class HouseholderLinear(Dense):
             raise ValueError(f"reflections must be from 1 to {size}, got {reflections}")
         self.vectors = nn.Parameter(torch.zeros(size, reflections))
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def multiply(self, x: Tensor, bias: Tensor) -> Tensor:
         """Rotates."""
-        return x @ self.matrix().t()
+        return F.linear(x, self.matrix(), bias)
 
     def solve(self, z: Tensor) -> Tensor:
         """Rotates back."""
@@ -202,13 +204,18 @@ class HouseholderLinear(Dense):
         return zero_log_det(x)
 
     def matrix(self) -> Tensor:
-        """W, (D, D).
+        """W, (D, D)."""
+        fast = fused_householder.attempt(self.vectors, self.product)
+        return self.product(self.vectors) if fast is None else fast
+
+    def product(self, raw: Tensor) -> Tensor:
+        """W of the vectors (D, n), in torch's own operations.
 
         The product of reflections is I - V S^-1 V' with V = (v_1 .. v_n) and S the upper triangle
         of V'V with half its diagonal. Joffrain et al., "Accumulating Householder
         transformations, revisited" (2006).
         """
-        vectors = wide(self.vectors)
+        vectors = wide(raw)
         count = vectors.shape[1]
         one = torch.eye(self.size, dtype=vectors.dtype, device=vectors.device)
         v = vectors.tril(-1) + one[:, :count]
@@ -216,7 +223,7 @@ class HouseholderLinear(Dense):
         system = gram.triu() - torch.diag(gram.diagonal() / 2)
         product = one - v @ torch.linalg.solve_triangular(system, v.t(), upper=True)
         sign = 1 - 2 * one[:, :count].sum(1)
-        return (product * sign).to(self.vectors.dtype)
+        return (product * sign).to(raw.dtype)
 
 
 class MatrixExponential(Dense):
@@ -226,9 +233,9 @@ class MatrixExponential(Dense):
         super().__init__(size)
         self.generator = nn.Parameter(torch.zeros(size, size))
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def multiply(self, x: Tensor, bias: Tensor) -> Tensor:
         """By exp(A)."""
-        return x @ torch.matrix_exp(self.generator).t()
+        return F.linear(x, torch.matrix_exp(self.generator), bias)
 
     def solve(self, z: Tensor) -> Tensor:
         """By exp(-A)."""

@@ -123,7 +123,7 @@ class SplineFlow(FlowModel):
             if mixing is not None and size > 1:
                 layers.append(mixing(size))
             if architecture == "coupling":
-                layers.append(self._coupling(elementwise, layer, size))
+                layers.append(self._coupling(elementwise, layer, size, mixing is not None))
             else:
                 ordered = variable_order(order, size, layer)
                 layers.append(self._autoregressive(elementwise, ordered, residual, inverse))
@@ -137,8 +137,10 @@ class SplineFlow(FlowModel):
         )
         return Autoregressive(transform, network, inverse)
 
-    def _coupling(self, transform: Transform, layer: int, size: int) -> Coupling:
-        split = (Alternating, Halves)[layer // 2 % 2](flip=layer % 2 == 1)
+    def _coupling(self, transform: Transform, layer: int, size: int, mixed: bool) -> Coupling:
+        # after a rotation any halves will do, and those in one piece are the fastest
+        kind = Halves if mixed else (Alternating, Halves)[layer // 2 % 2]
+        split = kind(flip=layer % 2 == 1)
         (kept,), (moved,) = split.shapes((size,))
         network = MLP(
             kept,
