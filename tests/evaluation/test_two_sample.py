@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from steadyflow.errors import UsageError
-from steadyflow.evaluation import kernel_distance, nearest_neighbours
+from steadyflow.evaluation import classifier_test, kernel_distance, nearest_neighbours
 from steadyflow.evaluation.two_sample import squared_mmd
 
 
@@ -66,3 +66,11 @@ def test_a_copy_has_distance_exactly_zero_and_white_is_one():
     assert nearest_neighbours(train[5:6], train).distances.tolist() == [0.0]
     black, white = torch.zeros(1, 1, 2, 2).byte(), torch.full((1, 1, 2, 2), 16).byte()
     assert float(nearest_neighbours(black, white, white=16).distances) == pytest.approx(2.0)
+
+
+def test_a_classifier_tells_apart_what_differs(generator):
+    x, y = torch.randn(2, 400, 2, generator=generator)
+    assert abs(classifier_test(x, y).accuracy - 0.5) < 0.08
+    found = classifier_test(x, y + 4)
+    assert found.accuracy > 0.95
+    assert found.standard_error < 0.02

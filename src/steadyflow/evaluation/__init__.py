@@ -3,6 +3,7 @@
     evaluate(model, dataset.test)           log-likelihood with its standard error and its meaning
     latent_gaussianity(model, x)            are the latents of data what the base says they are?
     interpolate(model, a, b, steps=9)       the way from one real example to another
+    classifier_test(samples, x)             how well does a classifier tell them apart?
     kernel_distance(samples, x)             are samples and data told apart?
     nearest_neighbours(samples, x)          are samples copies of training data?
     image_quality(samples, x, train)        both for images, on pixels and on features
@@ -22,13 +23,16 @@ from steadyflow.evaluation.likelihood import Evaluation, evaluate, log_likelihoo
 from steadyflow.evaluation.quality import ImageQuality, image_quality
 from steadyflow.evaluation.round_trip import RoundTrip, round_trip
 from steadyflow.evaluation.two_sample import (
+    ClassifierTest,
     KernelDistance,
     Neighbours,
+    classifier_test,
     kernel_distance,
     nearest_neighbours,
 )
 
 __all__ = [
+    "ClassifierTest",
     "Evaluation",
     "ImageQuality",
     "ImportanceWeights",
@@ -38,6 +42,7 @@ __all__ = [
     "RoundTrip",
     "attribute_direction",
     "attribute_score",
+    "classifier_test",
     "complete",
     "evaluate",
     "image_quality",
