@@ -224,6 +224,39 @@ def normflows(kind: str, d: int) -> Any:
     return peers.torch_subject(model, model.log_prob, lambda n: model.sample(n)[0])
 
 
+def freia(kind: str, d: int) -> Any:
+    """Its coupling of splines moves both halves: three blocks have six networks, not five."""
+    if kind != "nsfc":
+        return None
+    import FrEIA.framework
+    import FrEIA.modules
+    import peers
+
+    model = FrEIA.framework.SequenceINN(d)
+    for _ in range(3):
+        model.append(
+            FrEIA.modules.RationalQuadraticSpline,
+            subnet_constructor=lambda a, b: peers.perceptron(a, b, WIDTH),
+            bins=BINS,
+        )
+    base = torch_normal(d)
+
+    def log_prob(x: Any) -> Any:
+        z, log_det = model(x)
+        return log_det + base.log_prob(z)
+
+    return peers.torch_subject(
+        model, log_prob, lambda n: model(base.sample((n,)), rev=True, jac=False)[0]
+    )
+
+
+def torch_normal(d: int) -> Any:
+    import torch
+
+    unit = torch.distributions.Normal(torch.zeros(d), torch.ones(d))
+    return torch.distributions.Independent(unit, 1)
+
+
 def torchflows(kind: str, d: int) -> Any:
     import peers
     from torchflows.bijections.finite.autoregressive import architectures
@@ -294,6 +327,7 @@ BUILDERS: dict[str, Callable[[str, int], Any]] = {
     "zuko": zuko,
     "nflows": nflows,
     "normflows": normflows,
+    "FrEIA": freia,
     "torchflows": torchflows,
     "flowjax": flowjax,
     "the networks alone": networks,
