@@ -541,6 +541,9 @@ MODELS |= {
     "maf-5-context": Model(
         lambda: MAF(event_shape=[5], context_features=2, order="random", **_table)
     ),
+    "maf-4-sampling": Model(
+        lambda: MAF(event_shape=[4], orientation="sampling", transforms=2, **_table)
+    ),
     "spline-flow-2": Model(lambda: SplineFlow(event_shape=[2], transforms=3, **_table)),
     "spline-flow-5-context": Model(
         lambda: SplineFlow(event_shape=[5], context_features=2, linear="lu", **_table)

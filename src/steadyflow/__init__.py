@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from steadyflow.estimators import FlowOutlierDetector as FlowOutlierDetector
     from steadyflow.estimators import FlowTransformer as FlowTransformer
     from steadyflow.flow import Flow as Flow
+    from steadyflow.inference import fit_log_density as fit_log_density
     from steadyflow.models.diffusion import Diffusion as Diffusion
     from steadyflow.models.energy import EnergyModel as EnergyModel
     from steadyflow.models.flow_matching import FlowMatching as FlowMatching
@@ -53,6 +54,7 @@ _HOMES = {
     "Whitening": "steadyflow.models",
     "TarFlow": "steadyflow.models",
     "fit": "steadyflow.training",
+    "fit_log_density": "steadyflow.inference",
     "load": "steadyflow.training",
 }
 
@@ -78,6 +80,7 @@ __all__ = [
     "TarFlow",
     "Whitening",
     "fit",
+    "fit_log_density",
     "load",
 ]
 

@@ -1,8 +1,14 @@
-"""A flow as a `torch.distributions.Distribution`, for Pyro and everything that takes one."""
+"""A flow as a `torch.distributions.Distribution`, for Pyro and everything that takes one.
+
+Pyro wants more methods of a distribution than torch gives it (masks, plates). Where Pyro has been
+imported, `make` gives an object that has them too, so that `pyro.sample` takes it as it is.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+import functools
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +17,21 @@ from torch.distributions import Distribution, constraints
 if TYPE_CHECKING:
     from steadyflow.flow import Flow
 SampleShape = torch.Size | list[int] | tuple[int, ...]
+
+
+def make(
+    flow: Flow, context: Tensor | None = None, validate_args: bool | None = None
+) -> FlowDistribution:
+    """The distribution of a flow, with Pyro's methods if the program uses Pyro."""
+    kind = _with_pyro() if "pyro" in sys.modules else FlowDistribution
+    return kind(flow, context, validate_args)
+
+
+@functools.cache
+def _with_pyro() -> Any:
+    from pyro.distributions.torch_distribution import TorchDistributionMixin
+
+    return type("PyroFlowDistribution", (FlowDistribution, TorchDistributionMixin), {})
 
 
 class FlowDistribution(Distribution):

@@ -18,7 +18,7 @@ from steadyflow.bijections.columns import Columns
 from steadyflow.bijections.dequantization import GaussianNoise, UniformDequantization
 from steadyflow.bijections.variational import VariationalDequantization
 from steadyflow.checking import CheckReport, check_flow
-from steadyflow.distribution import FlowDistribution
+from steadyflow.distribution import FlowDistribution, make
 
 Dequantization = UniformDequantization | VariationalDequantization | GaussianNoise | Columns
 
@@ -172,7 +172,7 @@ class Flow(nn.Module):
             context: (*batch, features) for a batch of distributions, or None.
             validate_args: check the values given to log_prob; torch's own setting without it.
         """
-        return FlowDistribution(self, context, validate_args)
+        return make(self, context, validate_args)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Sets the data-dependent parameters from a batch x: (batch, *event); call it once.

@@ -4,7 +4,8 @@
 
 several times, each time in another order of the variables.
 
-Papamakarios, Pavlakou & Murray, "Masked Autoregressive Flow for Density Estimation" (2017).
+Papamakarios, Pavlakou & Murray, "Masked Autoregressive Flow for Density Estimation" (2017). The
+other way round it is the inverse autoregressive flow of Kingma et al. (2016).
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from steadyflow.bijections import (
     Chain,
     Columns,
     FullPrecision,
+    Inverse,
     Standardization,
 )
+from steadyflow.errors import unknown
 from steadyflow.flow import Flow
 from steadyflow.models.model import FlowModel
 from steadyflow.networks import MaskedMLP
 from steadyflow.networks.masked import variable_order
 
+ORIENTATIONS = ("density", "sampling")
 CLIP = 10.0  # standard deviations beyond which the networks see no further
 
 
@@ -50,6 +54,8 @@ class MAF(FlowModel):
         bound: the bound on each layer's log-scale.
         activation: 'relu', 'silu', 'gelu', 'tanh' or 'elu'.
         inverse: 'incremental', 'fixed-point' or 'auto'; see `Autoregressive`.
+        orientation: 'density' gives log_prob in one pass of each network (MAF), 'sampling' gives
+            draws and their log_prob in one (inverse autoregressive flow), for `fit_log_density`.
     """
 
     name = "maf"
@@ -70,6 +76,7 @@ class MAF(FlowModel):
         bound: float = 3.0,
         activation: str = "relu",
         inverse: str = "auto",
+        orientation: str = "density",
     ):
         super().__init__(
             event_shape=event_shape, num_classes=num_classes, context_features=context_features
@@ -92,5 +99,12 @@ class MAF(FlowModel):
                 activation=activation,
                 clip=CLIP,
             )
-            layers.append(Autoregressive(transform, network, inverse))
+            layers.append(oriented(Autoregressive(transform, network, inverse), orientation))
         self.flow = Flow(FullPrecision(Chain(*layers)), self.event_shape, dequantization=made)
+
+
+def oriented(layer: Autoregressive, orientation: str) -> Bijection:
+    """The layer, or its inverse for draws in one pass."""
+    if orientation not in ORIENTATIONS:
+        raise unknown("orientation", orientation, ORIENTATIONS)
+    return layer if orientation == "density" else Inverse(layer)

@@ -29,6 +29,7 @@ from steadyflow.bijections import (
 )
 from steadyflow.errors import unknown
 from steadyflow.flow import Flow
+from steadyflow.models.maf import oriented
 from steadyflow.models.model import FlowModel
 from steadyflow.networks import MLP, MaskedMLP
 from steadyflow.networks.masked import variable_order
@@ -67,6 +68,7 @@ class SplineFlow(FlowModel):
         activation: 'relu', 'silu', 'gelu', 'tanh' or 'elu'.
         min_slope: the smallest slope of each spline or mixture.
         inverse: 'incremental', 'fixed-point' or 'auto'; see `Autoregressive`.
+        orientation: 'density' or 'sampling' (autoregressive only); see `MAF`.
     """
 
     name = "spline-flow"
@@ -91,6 +93,7 @@ class SplineFlow(FlowModel):
         activation: str = "relu",
         min_slope: float = 0.05,
         inverse: str = "auto",
+        orientation: str = "density",
     ):
         super().__init__(
             event_shape=event_shape, num_classes=num_classes, context_features=context_features
@@ -126,7 +129,8 @@ class SplineFlow(FlowModel):
                 layers.append(self._coupling(elementwise, layer, size, mixing is not None))
             else:
                 ordered = variable_order(order, size, layer)
-                layers.append(self._autoregressive(elementwise, ordered, residual, inverse))
+                autoregressive = self._autoregressive(elementwise, ordered, residual, inverse)
+                layers.append(oriented(autoregressive, orientation))
         self.flow = Flow(FullPrecision(Chain(*layers)), self.event_shape, dequantization=made)
 
     def _autoregressive(
