@@ -76,9 +76,9 @@ def test_what_can_not_be_fitted_is_said():
         fit_log_density(lambda x: -(x**2), 2, steps=2)
     with pytest.raises(UsageError, match="without conditions"):
         fit_log_density(banana, MAF(event_shape=[2], context_features=1), steps=2)
+    counts = MAF(event_shape=[2], columns=[{"width": 1.0}, {}])
     with pytest.raises(UsageError, match="integers"):
-        columns = [{"width": 1.0}, {}]
-        fit_log_density(banana, MAF(event_shape=[2], columns=columns), steps=2)
+        fit_log_density(banana, counts, steps=2)
     with pytest.raises(TrainingError, match="bounds"):
         fit_log_density(lambda x: x.sum(1).log(), 2, steps=50)
 

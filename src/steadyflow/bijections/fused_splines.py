@@ -7,7 +7,9 @@ and in the backward direction computes everything again instead of keeping it.
 It serves float32 on the CPU and tails of slope 1. All else, compiled and transformed code
 (torch.compile, export, vmap, forward-mode derivatives) and machines without a C compiler take the
 plain path, whose results it gives to float32 rounding. Second derivatives are those of the plain
-path, and so are derivatives of the inverse.
+path. Derivatives of the inverse x = f^-1(z; theta) follow from those of f,
+
+    dx = (dz - f_theta dtheta) / f'(x)
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ def attempt(
     if library() is None:
         return None
     if torch.is_grad_enabled() and (x.requires_grad or parameters.requires_grad):
-        return None if inverse else _Bend.apply(spline, x, parameters)
+        return (_Unbend if inverse else _Bend).apply(spline, x, parameters)
     return _run(spline, x.contiguous(), parameters.contiguous(), inverse)
 
 
@@ -113,21 +115,51 @@ class _Bend(torch.autograd.Function):
     def backward(ctx, dz, d_log_det):
         x, raw = ctx.saved_tensors
         if torch.is_grad_enabled() or not (ordinary(dz) and ordinary(d_log_det)):
-            return None, *_plain_gradients(ctx, (x, raw), (dz, d_log_det))
-        dz, d_log_det = dz.contiguous(), d_log_det.contiguous()
-        dx, d_raw = torch.empty_like(x), torch.empty_like(raw)
-        found = _Gradients(*(t.data_ptr() for t in (dz, d_log_det, dx, d_raw)))
-        library().steadyflow_spline_backward(  # type: ignore[union-attr]
-            Settings.of(ctx.spline), _call(x, raw, False), found
-        )
-        return None, dx, d_raw
+            return None, *_plain_gradients(ctx, (x, raw), (dz, d_log_det), inverse=False)
+        return None, *_pull_back(ctx.spline, x, raw, dz, d_log_det)
 
 
-def _plain_gradients(ctx, inputs: tuple, outer: tuple) -> list[Tensor | None]:
+class _Unbend(torch.autograd.Function):
+    """The inverse direction with its derivatives."""
+
+    @staticmethod
+    def forward(ctx, spline, z, parameters):
+        z, parameters = z.contiguous(), parameters.contiguous()
+        x, log_det = _run(spline, z, parameters, inverse=True)
+        ctx.save_for_backward(z, x, parameters)
+        ctx.spline = spline
+        return x, log_det
+
+    @staticmethod
+    def backward(ctx, dx, d_log_det):
+        z, x, raw = ctx.saved_tensors
+        if torch.is_grad_enabled() or not (ordinary(dx) and ordinary(d_log_det)):
+            return None, *_plain_gradients(ctx, (z, raw), (dx, d_log_det), inverse=True)
+        none = torch.zeros_like(d_log_det)
+        slope, _ = _pull_back(ctx.spline, x, raw, torch.ones_like(x), none)
+        of_log_det, _ = _pull_back(ctx.spline, x, raw, torch.zeros_like(x), -d_log_det)
+        dz = (dx + of_log_det) / slope
+        return None, dz, _pull_back(ctx.spline, x, raw, -dz, -d_log_det)[1]
+
+
+def _pull_back(
+    spline: RationalQuadraticSpline, x: Tensor, raw: Tensor, dz: Tensor, d_log_det: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of x and of the parameters, of the forward direction."""
+    dz, d_log_det = dz.contiguous(), d_log_det.contiguous()
+    dx, d_raw = torch.empty_like(x), torch.empty_like(raw)
+    found = _Gradients(*(t.data_ptr() for t in (dz, d_log_det, dx, d_raw)))
+    library().steadyflow_spline_backward(  # type: ignore[union-attr]
+        Settings.of(spline), _call(x, raw, False), found
+    )
+    return dx, d_raw
+
+
+def _plain_gradients(ctx, inputs: tuple, outer: tuple, inverse: bool) -> list[Tensor | None]:
     """The same gradients as a graph of plain operations, to be differentiated or transformed."""
     with torch.enable_grad():
         inputs = tuple(v.view_as(v) for v in inputs)
-        outputs = ctx.spline.plain(*inputs, inverse=False)
+        outputs = ctx.spline.plain(*inputs, inverse=inverse)
         wanted = ctx.needs_input_grad[1:]
         sought = [v for v, w in zip(inputs, wanted, strict=True) if w]
         found = iter(
