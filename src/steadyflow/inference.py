@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,11 +22,10 @@ from torch import Tensor
 from steadyflow.errors import TrainingError, UsageError
 from steadyflow.evaluation.importance import ImportanceWeights, importance_weights
 from steadyflow.models.model import FlowModel
-from steadyflow.training.averaging import WeightAverage
-from steadyflow.training.budget import Budget, learning_rate
-from steadyflow.training.guard import NonFiniteGuard
-from steadyflow.training.options import TrainingOptions
-from steadyflow.training.randomness import own_randomness
+
+if TYPE_CHECKING:
+    from steadyflow.training.guard import NonFiniteGuard
+    from steadyflow.training.options import TrainingOptions
 
 LogDensity = Callable[[Tensor], Tensor]
 COLDEST = 0.1  # the power of the target at the first step
@@ -116,6 +115,9 @@ def fit_log_density(
         >>> bool(abs(found.log_evidence - 3.0) < 0.1)
         True
     """
+    from steadyflow.training.options import TrainingOptions
+    from steadyflow.training.randomness import own_randomness
+
     settings = TrainingOptions(
         steps=steps, batch_size=batch_size, learning_rate=rate, seed=seed, **options
     )
@@ -137,6 +139,10 @@ def _run(
     draws: int,
     progress: Callable[[int, int], None] | None,
 ) -> DensityFit:
+    from steadyflow.training.averaging import WeightAverage
+    from steadyflow.training.budget import Budget, learning_rate
+    from steadyflow.training.guard import NonFiniteGuard
+
     steps = int(settings.budget["steps"])
     budget, guard, began = Budget.of(settings, 1), NonFiniteGuard(), time.monotonic()
     trained = [p for p in model.parameters() if p.requires_grad]
