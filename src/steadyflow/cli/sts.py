@@ -48,7 +48,7 @@ def sts(
 
     Args:
         data: a file of pairs: .tsv or .tsv.gz with score, sentence1, sentence2 (and task, split),
-            or .npz with a, b, score and ready vectors.
+            or .npz with a, b, score (and task, split) and ready vectors.
         more: further files of the same kind.
         encoder: the folder of an encoder, or its name on the Hugging Face hub; for .tsv files.
         pooling: 'mean', 'cls', 'first-last', 'layers:2,3'; for .npz files the names of the arrays.

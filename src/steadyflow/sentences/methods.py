@@ -151,7 +151,7 @@ class Method:
             flow = SentenceFlow(event_shape=[x.shape[1]], components=k, whiten=not raw)
         shares = {"validation": 0.1, "test": 0, "kind": "vector"}
         done = steadyflow.fit(flow, x, data_options=shares, **{**FLOW, "seed": seed, **training})
-        model: Any = done.model
+        model: Any = done.model.cpu()
 
         def apply(rows: np.ndarray) -> np.ndarray:
             with torch.no_grad():

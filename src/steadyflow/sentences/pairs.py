@@ -164,7 +164,7 @@ def sentences_of(groups: Iterable[Pairs]) -> list[str]:
 
 
 def pairs_from_arrays(path: str | Path) -> Pairs:
-    """The pairs of a .npz file with vectors: `a` and `b` rows of them, `score`, maybe `split`.
+    """The pairs of a .npz with vectors: `a` and `b` rows of them, `score`; maybe `split`, `task`.
 
     Raises:
         DataError: if one of them is missing, or a row number is out of range.
@@ -187,5 +187,5 @@ def pairs_from_arrays(path: str | Path) -> Pairs:
         raise DataError(f"{path}: a and b must be row numbers from 0 to {rows - 1}")
     name = path.name.partition(".")[0]
     tasks, splits = (np.full(len(scores), text) for text in (name, "test"))
-    splits = held.get("split", splits)
+    tasks, splits = held.get("task", tasks), held.get("split", splits)
     return Pairs(name, tasks, splits, scores.astype(float), first, second, [""] * rows)

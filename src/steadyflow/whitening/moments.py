@@ -7,14 +7,14 @@
         M  <- M + B + delta' delta n m / (n + m)
 
 Chan, Golub & LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances"
-(1979). Every block is centred about its own mean before it is squared: sums of squares about zero
-cancel, and in float32 give negative eigenvalues as soon as the mean is ten times the spread.
+(1979). Rows are centred before they are squared: sums of squares about zero cancel, and in float32
+give negative eigenvalues as soon as the mean is ten times the spread.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from steadyflow.errors import UsageError
 from steadyflow.storage import replace_file
 
 BLOCK = 2048  # rows that are centred at a time: they stay in the cache, and memory small
+MOST_OFFSET = 1.0  # |mean|^2 / total variance up to which float64 rows need no centring
 
 
 class Moments:
@@ -181,21 +182,51 @@ class Moments:
         self.n, self.mean = n, mean
         return self
 
-    def _blocks(self, rows: Any, precision: str) -> Iterable[Moments]:
+    def _blocks(self, rows: Any, precision: str) -> Iterator[Moments]:
         """The moments of block after block."""
         if type(rows).__module__.partition(".")[0] == "torch":
             yield from (self._on_device(block) for block in rows.split(16 * BLOCK))
             return
-        for start in range(0, len(rows), BLOCK):
-            block = np.asarray(rows[start : start + BLOCK])
-            part = Moments(self.size)
-            part.n = len(block)
-            wide = np.float32 if precision == "float32" else np.float64
-            block = block.astype(wide, copy=False)
-            part.mean = block.mean(0, dtype=np.float64)
-            _refuse_non_finite(part.mean, block, start)
-            centred = block - part.mean.astype(wide)
-            part.scatter = (centred.T @ centred).astype(np.float64)
+        start = 0
+        if precision == "float64" and rows.dtype == np.float64:
+            for block in _parts(rows, 0, 8 * BLOCK):
+                part = self._about_zero(block, start)
+                if part is None:
+                    break
+                yield part
+                start += len(block)
+        yield from self._about_a_shift(rows, start, np.dtype(precision))
+
+    def _about_zero(self, block: np.ndarray, start: int) -> Moments | None:
+        """The moments from plain sums, without a copy; None where that would cost digits.
+
+        Sums of squares about zero lose log10(1 + |mean|^2 / total variance) digits of the sixteen:
+        less than a third of one is given for the time.
+        """
+        part = Moments(self.size)
+        part.n = len(block)
+        part.mean = np.ones(len(block)) @ block / len(block)
+        _refuse_non_finite(part.mean, block, start)
+        step = part.mean * np.sqrt(len(block))
+        part.scatter = block.T @ block - np.multiply.outer(step, step)
+        return part if step @ step <= MOST_OFFSET * part.scatter.trace() else None
+
+    def _about_a_shift(self, rows: np.ndarray, start: int, wide: np.dtype) -> Iterator[Moments]:
+        """The moments of blocks from which the mean of the first is subtracted."""
+        if start >= len(rows):
+            return
+        shift = np.asarray(rows[start : start + BLOCK]).mean(0, dtype=np.float64).astype(wide)
+        room, ones = np.empty((BLOCK, self.size), wide), np.ones(BLOCK, wide)
+        for block in _parts(rows, start, BLOCK):
+            n = len(block)
+            part, centred = Moments(self.size), room[:n]
+            np.subtract(block, shift, out=centred, casting="unsafe", dtype=wide)
+            sums = (ones[:n] @ centred).astype(np.float64)
+            _refuse_non_finite(sums, block, start)
+            part.n, part.mean = n, shift + sums / n
+            step = sums / np.sqrt(n)
+            part.scatter = (centred.T @ centred) - np.multiply.outer(step, step)
+            start += n
             yield part
 
     def _on_device(self, block: Any) -> Moments:
@@ -208,6 +239,11 @@ class Moments:
         centred = wide - mean
         part.scatter = (centred.T @ centred).cpu().numpy()
         return part
+
+
+def _parts(rows: np.ndarray, start: int, size: int) -> Iterator[np.ndarray]:
+    for first in range(start, len(rows), size):
+        yield np.asarray(rows[first : first + size])
 
 
 def as_rows(rows: Any) -> Any:

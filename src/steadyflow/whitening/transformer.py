@@ -89,7 +89,7 @@ class EmbeddingWhitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             ValueError: for NaN or infinite values, fewer than two rows, rows that are all equal,
                 or more components than there are directions.
         """
-        x = self._validated(X, reset=True, ensure_min_samples=2)
+        x = self._validated(X, reset=True, ensure_min_samples=2, ensure_all_finite=False)
         return self._keep(Moments.of(x, self.precision))
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -97,8 +97,9 @@ class EmbeddingWhitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
         Nothing is solved before it is needed. What can not be read leaves what was fitted before.
         """
+        # the moments themselves find what is not finite
         before: Moments | None = getattr(self, "moments_", None)
-        x = self._validated(X, reset=before is None)
+        x = self._validated(X, reset=before is None, ensure_all_finite=False)
         moments = Moments(x.shape[1]) if before is None else before
         self.moments_ = moments.update(x, self.precision)
         self.__dict__.pop("_solved", None)
