@@ -8,6 +8,7 @@ from zoo import randomize
 from steadyflow.networks import cached
 from steadyflow.networks.cached import CachedEvaluation
 from steadyflow.networks.fused_transformer import serves
+from steadyflow.networks.graphed import GraphedSteps
 from steadyflow.networks.transformer import CausalTransformer, fitting_heads
 
 PLACES = 6
@@ -67,6 +68,34 @@ def test_without_it_the_plain_path_serves(generator, monkeypatch):
     assert not fused
     assert_close(ours, network(x), rtol=1e-5, atol=1e-5)
     assert not serves(network.double())
+
+
+@torch.no_grad()
+def test_the_step_that_a_gpu_records_is_the_step(generator):
+    network = randomize(CausalTransformer(PLACES, 2, 4, 20, 2, 2, 3).double(), generator)
+    x = torch.randn(5, PLACES, 2, generator=generator, dtype=torch.float64)
+    given = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    sharpness = torch.rand(5, generator=generator, dtype=torch.float64)
+    evaluation = CachedEvaluation(network, 5, given, sharpness)
+    out = [evaluation.step(None)]
+    steps = GraphedSteps(evaluation)
+    for i in range(1, PLACES):
+        steps._at.fill_(i)
+        steps._previous.copy_(x[:, i - 1])
+        out.append(steps.evaluate())
+    assert_close(torch.stack(out, 1), network(x, given, sharpness), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_recorded_steps_agree_with_a_whole_pass(generator):
+    network = randomize(CausalTransformer(9, 2, 4, 20, 2, 2), generator).cuda()
+    x = torch.randn(5, 9, 2, generator=generator).cuda()
+    evaluation = CachedEvaluation(network, 5)
+    out = [evaluation.step(x[:, i - 1] if i else None) for i in range(9)]
+    assert evaluation.graphed is not None
+    assert_close(torch.stack(out, 1), network(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [1, 7, 48, 64, 97, 128, 768])

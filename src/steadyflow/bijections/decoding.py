@@ -150,10 +150,19 @@ def solve(
         parameters = Parameters(block, context, len(z), how.guidance)
         if how.sampler == "auto":
             return _fastest(block, parameters, z, how)
-        began = time.perf_counter()
-        solved = SAMPLERS[how.sampler](parameters, z, how, math.inf)
+        return _timed(how.sampler, parameters, z, how)
+
+
+def _timed(sampler: str, parameters: Parameters, z: Tensor, how: Decoding) -> Solved:
+    """A sampler's work, with the time it took; compiled code has no clock."""
+    if torch.compiler.is_compiling():
+        solved = SAMPLERS[sampler](parameters, z, how, math.inf)
         assert solved is not None
-        return dataclasses.replace(solved, seconds=time.perf_counter() - began)
+        return solved
+    began = time.perf_counter()
+    solved = SAMPLERS[sampler](parameters, z, how, math.inf)
+    assert solved is not None
+    return dataclasses.replace(solved, seconds=time.perf_counter() - began)
 
 
 def _sequential(parameters: Parameters, z: Tensor, how: Decoding, limit: float) -> Solved | None:
@@ -244,9 +253,7 @@ def _fastest(
     """The quickest sampler for such a call: known, or found out by trying them on this one."""
     key = (len(z), z.device, z.dtype, how.tolerance, how.window, how.guidance is not None)
     if key in block.quickest:
-        solved = SAMPLERS[block.quickest[key]](parameters, z, how, math.inf)
-        assert solved is not None
-        return solved
+        return _timed(block.quickest[key], parameters, z, how)
     parameters.whole(z)  # the first evaluation of a process is slower than any other
     best, limit = None, math.inf
     for name in ("cached", "windowed", "jacobi"):
@@ -254,7 +261,7 @@ def _fastest(
         solved = SAMPLERS[name](parameters, z, how, limit)
         took = _now(z) - began
         if solved is not None and took < limit:
-            best, limit = solved, took
+            best, limit = dataclasses.replace(solved, seconds=took), took
     assert best is not None
     block.quickest[key] = best.sampler
     return best

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steadyflow.networks.fused_transformer import FusedSteps, serves
+from steadyflow.networks.graphed import GraphedSteps, records
 from steadyflow.networks.transformer import (
     CausalLayer,
     CausalTransformer,
@@ -58,6 +59,7 @@ class CachedEvaluation:
             self.sharpness = sharpness.to(network.place.dtype).view(-1, 1, 1, 1)
         self.filled = 0
         self.fused: FusedSteps | None = None
+        self.graphed: GraphedSteps | None = None
 
     def step(self, previous: Tensor | None) -> Tensor:
         """The next place: the vectors at the place before, (batch, in_features), to outputs.
@@ -74,6 +76,13 @@ class CachedEvaluation:
             self.fused = FusedSteps(self.network, self.batch, self.given, self.sharpness)
         if self.fused is not None:
             return self.fused.step(i, previous)
+        if i == 1 and records(self):
+            self.graphed = GraphedSteps(self)
+        if self.graphed is not None and previous is not None:
+            out = self.graphed.step(i, previous)
+            if out is not None:
+                return out
+            self.graphed = None
         h = self.network.place[i] + self.given
         h = h.expand(self.batch, 1, -1)[:, 0]
         if previous is not None:
