@@ -9,8 +9,6 @@ that is interrupted leaves nothing behind.
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,6 +56,7 @@ class CachedEvaluation:
         if sharpness is not None:
             self.sharpness = sharpness.to(network.place.dtype).view(-1, 1, 1, 1)
         self.filled = 0
+        self._caches: list[tuple[CausalLayer, Tensor]] | None = None
         self.fused: FusedSteps | None = None
         self.graphed: GraphedSteps | None = None
 
@@ -112,9 +111,14 @@ class CachedEvaluation:
             h = self._layer_window(layer, cache, h, index, visible)
         return self.network.read(h)
 
-    @cached_property
+    @property
     def caches(self) -> list[tuple[CausalLayer, Tensor]]:
         """Of each layer: (keys or values, batch, heads, places, channels of a head)."""
+        if self._caches is None:
+            self._caches = self._empty()
+        return self._caches
+
+    def _empty(self) -> list[tuple[CausalLayer, Tensor]]:
         place: Tensor = self.network.place
         layers: list[CausalLayer] = list(self.network.layers)  # type: ignore[arg-type]
         heads, kind, dtype = layers[0].heads, place.device.type, place.dtype
