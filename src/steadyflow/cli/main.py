@@ -29,6 +29,7 @@ VERBS = (
     "whiten",
     "sts",
     "check",
+    "explore",
     "models",
     "data",
     "demo",
