@@ -106,9 +106,8 @@ def _mixing(gr: Any, explorer: Explorer) -> None:
         second, second_class = _image_choice(gr, explorer, "second", 1)
     share = gr.Slider(0, 1, 0.5, step=0.01, label="share of the second", elem_id="share")
     button = gr.Button("Mix", variant="primary", elem_id="mix")
-    with gr.Row():
-        mixed = gr.Image(label="the mixture", format="png", buttons=BUTTONS, elem_id="mixed")
-        way = gr.Image(label="the whole way", format="png", buttons=BUTTONS, elem_id="way")
+    way = gr.Image(show_label=False, format="png", buttons=BUTTONS, elem_id="way")
+    mixed = gr.Image(label="the mixture", format="png", buttons=BUTTONS, elem_id="mixed")
 
     def mix(a: Any, b: Any, share: float, first: Any = None, second: Any = None) -> Any:
         return explorer.mix(a, b, share, (_given(first), _given(second)))
