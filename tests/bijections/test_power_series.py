@@ -25,8 +25,12 @@ class Linear(nn.Module):
         self.lipschitz = float(torch.linalg.matrix_norm(jacobian, 2))
         self.norm = "2"
 
-    def forward(self, x, context=None):
-        return x @ self.weight.T
+    def linearized(self, x, context=None):
+        weight = self.weight.detach()
+        return x @ weight.T, lambda u: u @ weight
+
+    def jvp(self, x, tangent, context=None):
+        return x @ self.weight.T, tangent @ self.weight.T
 
 
 def jacobian(kind, c, generator, size=8):

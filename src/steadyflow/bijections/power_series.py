@@ -10,9 +10,9 @@ Roulette is of finite variance if L^2k / S_k is summable. A Poisson number of te
 here S is a mixture of a quick geometric tail and of a slow one, S_k = (1 - e) / 2^k + e q^k with
 q > L^2: quick where Jacobians are small, safe where they are not.
 
-The gradient needs w = sum_k (-1)^k J^Tk v / S_k and one vector-Jacobian product w^T J. Only x, v
-and w are kept for it, whatever the number of terms; g is evaluated again in the backward pass, so
-that the gradient is right for any weights of the examples.
+The gradient needs w = sum_k (-1)^k J^Tk v / S_k and one Jacobian-vector product J v. Only x, v and
+w are kept for it, whatever the number of terms; g is evaluated again in the backward pass, so that
+the gradient is right for any weights of the examples.
 
 Behrmann et al., "Invertible Residual Networks" (2019), sec. 3.2; Chen et al., "Residual Flows for
 Invertible Generative Modeling" (2019), sec. 3.1-3.2.
@@ -73,12 +73,12 @@ class Terms:
 
 
 def estimated_log_det(
-    network: nn.Module, x: Tensor, context: Tensor | None, terms: Terms
+    network: Any, x: Tensor, context: Tensor | None, terms: Terms
 ) -> Transformed:
     """g(x): (batch, *event) and an estimate of log|det(I + dg/dx)|: (batch,), float32 or wider.
 
     Args:
-        network: g(x, context), of Lipschitz constant below 1.
+        network: of Lipschitz constant below 1, with `linearized` and `jvp`.
         x: (batch, *event).
         context: (batch, features) or None.
         terms: how many.
@@ -95,7 +95,7 @@ class _Series(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any,
-        network: nn.Module,
+        network: Any,
         terms: Terms,
         x: Tensor,
         context: Tensor | None,
@@ -120,16 +120,15 @@ class _Series(torch.autograd.Function):
             if context is not None and ctx.needs_input_grad[3]:
                 context = context.detach().requires_grad_()
                 inputs.append(context)
-            value = ctx.network(x, context)
-            (row,) = torch.autograd.grad(value, x, weighted, create_graph=True)
-            trace = (row * probe).flatten(1).sum(1, dtype=grad_log_det.dtype)
+            value, tangent = ctx.network.jvp(x, probe, context)
+            trace = (tangent * weighted).flatten(1).sum(1, dtype=grad_log_det.dtype)
         grad_x, *grads = gradients((value, trace), (grad_value, grad_log_det), inputs)
         of_context = grads.pop() if len(inputs) > 1 + len(ctx.parameters) else None
         return None, None, grad_x, of_context, *grads
 
 
 def _sum(
-    network: nn.Module,
+    network: Any,
     x: Tensor,
     context: Tensor | None,
     terms: Terms,
@@ -142,28 +141,21 @@ def _sum(
     order = torch.arange(n) if terms.together or not terms.slow else torch.randperm(n)
     back = order.argsort().to(x.device)
     order = order.to(x.device)
-    x, context = x[order], None if context is None else context[order]
     (probe,) = draw_probes(x)
-    leaf, value = _evaluated(network, x, context)
-    first = value.detach()
+    value, pull = network.linearized(x[order], None if context is None else context[order])
     log_det = x.new_zeros(n, dtype=wide)
-    weighted = probe.clone() if neumann else probe
-    row, left = probe, n
+    weighted, row, left = probe.clone(), probe, n
     for k in range(1, (counts[0] if n else 0) + 1):
         left = _still(counts, k, left)
-        if left <= len(leaf) // 2:
-            leaf, value = _evaluated(
-                network, x[:left], None if context is None else context[:left]
-            )
-        (row,) = torch.autograd.grad(value, leaf, row[: len(leaf)], retain_graph=True)
-        sign, chance = 1 if k % 2 else -1, terms.survival(k)
-        trace = (row[:left] * probe[:left]).flatten(1).sum(1, dtype=wide)
-        log_det[:left] += sign / (k * chance) * trace
-        if neumann:  # the term of J^k in the gradient stems from term k + 1 of the value
-            further = _still(counts, k + 1, left)
-            if further:
-                weighted[:further] -= sign / terms.survival(k + 1) * row[:further]
-    return first[back], log_det[back], probe[back], weighted[back]
+        row = pull(row[:left])
+        sign = 1 if k % 2 else -1
+        trace = (row * probe[:left]).flatten(1).sum(1, dtype=wide)
+        log_det[:left] += sign / (k * terms.survival(k)) * trace
+        # the term of J^k in the gradient stems from term k + 1 of the value
+        further = _still(counts, k + 1, left)
+        if neumann and further:
+            weighted[:further] -= sign / terms.survival(k + 1) * row[:further]
+    return value[back], log_det[back], probe[back], weighted[back]
 
 
 def _still(counts: list[int], k: int, left: int) -> int:
@@ -171,9 +163,3 @@ def _still(counts: list[int], k: int, left: int) -> int:
     while left and counts[left - 1] < k:
         left -= 1
     return left
-
-
-def _evaluated(network: nn.Module, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        return leaf, network(leaf, None if context is None else context.detach())

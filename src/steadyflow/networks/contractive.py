@@ -10,8 +10,9 @@ det(I + P Q) = det(I + Q P) (Sylvester): J is a product around a circle that may
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,14 +74,56 @@ class Contractive(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """x: (batch, *event) and context: (batch, features) or None to g(x), like x."""
         for i, layer in enumerate(self.layers):
-            x = layer(self._activate(i, x))
+            act = self._activation(i)
+            x = layer(x if act is None else act(x))
             x = self._shifted(x, context) if i == 0 else x
         return x
 
-    def _activate(self, i: int, x: Tensor) -> Tensor:
-        """What stands before layer i."""
+    def linearized(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """g(x), and the map u -> J^T u of the first len(u) examples; without gradients."""
+        with torch.no_grad():
+            weights = [layer.constrained() for layer in self.layers]
+            slopes: list[Tensor | None] = []
+            for i, layer in enumerate(self.layers):
+                act = self._activation(i)
+                slopes.append(None if act is None else act.slope(x))
+                x = layer(x if act is None else act(x))
+                x = self._shifted(x, context) if i == 0 else x
+
+        widening = self._activation(1).widening
+
+        def pull(u: Tensor) -> Tensor:
+            with torch.no_grad():
+                for layer, weight, slope in reversed(
+                    list(zip(self.layers, weights, slopes, strict=True))
+                ):
+                    u = layer.transposed(u, weight)
+                    if slope is not None:
+                        u = _pulled(slope[: len(u)], u, widening)
+                return u
+
+        return x, pull
+
+    def jvp(
+        self, x: Tensor, tangent: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """g(x) and J tangent, both differentiable: x and tangents share their convolutions."""
+        n = len(x)
+        for i, layer in enumerate(self.layers):
+            act = self._activation(i)
+            if act is not None:
+                tangent, x = _pushed(act.slope(x), tangent), act(x)
+            x, tangent = layer.linear(torch.cat((x, tangent)), layer.constrained()).split(n)
+            x = x + layer.shift(x)
+            x = self._shifted(x, context) if i == 0 else x
+        return x, tangent
+
+    def _activation(self, i: int) -> Any:
+        """What stands before layer i, or None."""
         i += self.activate_first - 1
-        return x if i < 0 else self.activations[i](x)
+        return None if i < 0 else self.activations[i]
 
     def _shifted(self, h: Tensor, context: Tensor | None) -> Tensor:
         if self.context is None or context is None:
@@ -204,8 +247,20 @@ class ContractiveConvNet(Contractive):
         super().__init__(layers, acts, context)
 
 
+def _pushed(slope: Tensor, tangent: Tensor) -> Tensor:
+    """Tangents (batch, channels, ...) after an activation, which may double the channels."""
+    parts = slope.split(tangent.shape[1], 1)
+    return torch.cat([part * tangent for part in parts], 1) if len(parts) > 1 else slope * tangent
+
+
+def _pulled(slope: Tensor, cotangent: Tensor, widening: int) -> Tensor:
+    """Cotangents before an activation, given those after it: the transpose of `_pushed`."""
+    product = slope * cotangent
+    return product if widening == 1 else sum(product.chunk(widening, 1))  # type: ignore[return-value]
+
+
 def _slanted(slope: Tensor, tangents: Tensor) -> Tensor:
-    """Tangents after an activation, which may have doubled the features."""
+    """Tangents (batch, number, features) after an activation."""
     size = tangents.shape[-1]
     if slope.shape[1] == size:
         return slope[:, None] * tangents

@@ -198,6 +198,18 @@ class LipschitzLayer(nn.Module):
         matrix = weight.flatten(1)
         return matrix if self._transposed else matrix.T
 
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """The map of x: (batch, in, ...) by a constrained weight, without the bias."""
+        raise NotImplementedError
+
+    def transposed(self, y: Tensor, weight: Tensor) -> Tensor:
+        """The adjoint map of y: (batch, out, ...)."""
+        raise NotImplementedError
+
+    def shift(self, x: Tensor) -> Tensor:
+        """The bias, as it is added to (batch, out, ...)."""
+        return self.bias.view(-1, *(1,) * (x.dim() - 2))
+
     # the map of a matrix, or of a kernel of one pixel; a larger kernel overrides these
 
     def _map(self, weight: Tensor, x: Tensor) -> Tensor:
@@ -251,6 +263,14 @@ class LipschitzLinear(LipschitzLayer):
         """(batch, in_features) to (batch, out_features)."""
         return F.linear(x, self.constrained(), self.bias)
 
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(batch, in_features) to (batch, out_features)."""
+        return F.linear(x, weight)
+
+    def transposed(self, y: Tensor, weight: Tensor) -> Tensor:
+        """(batch, out_features) to (batch, in_features)."""
+        return F.linear(y, weight.T)
+
 
 class LipschitzConv2d(LipschitzLayer):
     """A convolution of images with zero padding that keeps their size, and with |W_c| <= c.
@@ -285,6 +305,14 @@ class LipschitzConv2d(LipschitzLayer):
             self.size = tuple(x.shape[2:])
             self.vectors = self.vectors.new_zeros(2, *self._domain())
         return F.conv2d(x, self.constrained(), self.bias, padding=self.padding)
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        return F.conv2d(x, weight, padding=self.padding)
+
+    def transposed(self, y: Tensor, weight: Tensor) -> Tensor:
+        """(batch, out_channels, height, width) to (batch, in_channels, height, width)."""
+        return F.conv_transpose2d(y, weight, padding=self.padding)
 
     def _map(self, weight: Tensor, x: Tensor) -> Tensor:
         if not self.padding:

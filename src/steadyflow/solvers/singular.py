@@ -51,7 +51,7 @@ def leading_singular(
     adjoint: Map,
     start: Tensor,
     tolerance: float = 1e-3,
-    steps: int = 8,
+    steps: int = 16,
     max_steps: int = 200,
 ) -> Leading:
     """Finds the leading singular value of a linear map.
