@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from steadyflow.bijections.bijection import Transformed, gradients
+from steadyflow.networks.precision import exact_arithmetic
 from steadyflow.solvers.divergence import draw_probes
 
 QUICK = 0.5  # the geometric tail that most examples draw
@@ -114,7 +115,7 @@ class _Series(torch.autograd.Function):
                 "use log_det='exact' for them"
             )
         x, context, probe, weighted = ctx.saved_tensors
-        with torch.enable_grad():
+        with exact_arithmetic(x), torch.enable_grad():
             x = x.detach().requires_grad_()
             inputs = [x, *ctx.parameters]
             if context is not None and ctx.needs_input_grad[3]:

@@ -23,7 +23,7 @@ from steadyflow.bijections.power_series import Terms, estimated_log_det
 from steadyflow.bijections.precision import widened
 from steadyflow.errors import unknown
 from steadyflow.networks.contractive import Contractive
-from steadyflow.networks.precision import full_precision
+from steadyflow.networks.precision import exact_arithmetic
 from steadyflow.solvers.fixed_point import METHODS, FixedPoint, fixed_point
 from steadyflow.solvers.solution import SolverError
 
@@ -91,7 +91,7 @@ class Residual(Bijection):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
         """Adds g(x)."""
         x = widened(x)
-        with full_precision(x):
+        with exact_arithmetic(x):
             value, log_det = self._value_and_log_det(x, context)
             return x + value, log_det
 
@@ -102,19 +102,19 @@ class Residual(Bijection):
             SolverError: if an example does not reach the tolerance.
         """
         x = self.to_data(z, context)
-        with full_precision(x):
+        with exact_arithmetic(x):
             return x, -self._value_and_log_det(x, context)[1]
 
     def to_latent(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The forward without its log-determinant."""
         x = widened(x)
-        with full_precision(x):
+        with exact_arithmetic(x):
             return x + self.network(x, context)
 
     def to_data(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """The inverse without its log-determinant."""
         z = widened(z)
-        with full_precision(z):
+        with exact_arithmetic(z):
             x = self.solve(z.detach(), context).value
             if not torch.is_grad_enabled():
                 return x

@@ -23,11 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steadyflow.errors import unknown
-from steadyflow.networks.precision import full_precision
+from steadyflow.networks.precision import exact_arithmetic
 from steadyflow.solvers.singular import leading_singular
 
 NORMS = ("2", "1", "inf")
-DENSE = 64  # rank up to which the singular values of a matrix are computed, not iterated
+DENSE = 512  # rank up to which a matrix is squared, not iterated
+DENSE_IMAGES = {"cpu": 128, "cuda": 1024}  # the same for a convolution, written as a matrix
+SQUARINGS = 10
+SMALL, MANY, FEW = 512, 16, 10  # Lanczos steps: small maps have crowded spectra
 TOLERANCE = 2e-3  # between the estimate of a norm and its bound
 MARGIN = 4e-3  # by which a bound is raised, for a leading vector that has changed places
 SAME = 1e-6  # relative change of a number that is only rounding
@@ -100,7 +103,7 @@ class LipschitzLayer(nn.Module):
             return
         if not torch.isfinite(self.weight).all():
             raise ValueError("the norm of a layer is not finite: its weights hold NaN or infinity")
-        with full_precision(self.weight):
+        with exact_arithmetic(self.weight):
             if self.norm != "2":
                 self.bound.copy_(self._norm_of(self.weight))
             elif self._seen is not None or not self._known():
@@ -145,12 +148,11 @@ class LipschitzLayer(nn.Module):
         weight = self.weight.to(wide)
         size = weight.abs().amax().clamp_min(torch.finfo(wide).tiny)
         weight = weight / size  # whose square neither overflows nor vanishes
-        matrix = self._matrix(weight)
-        if matrix is not None:
-            gram = matrix.double() @ matrix.double().T
-            values, vectors = torch.linalg.eigh(gram)
-            self.bound.copy_(size * values[-1].clamp_min(0).sqrt() * (1 + 1e-6))
-            self.vectors.copy_(vectors[:, -1])
+        gram = self._gram(weight)
+        if gram is not None:
+            bound, vector = _by_squaring(gram)
+            self.bound.copy_(size * bound.sqrt())
+            self.vectors.copy_(vector.view(self._domain()))
         else:
             start = self.vectors[1] if self.vectors.any() else self._random()
             found = leading_singular(
@@ -158,6 +160,7 @@ class LipschitzLayer(nn.Module):
                 lambda u: self._back(weight, u),
                 start.to(wide),
                 TOLERANCE,
+                steps=MANY if start.numel() <= SMALL else FEW,
             )
             self.vectors[0], self.vectors[1] = found.vector, found.start
             self.bound.copy_(size * (found.bound * (1 + MARGIN)))
@@ -172,7 +175,7 @@ class LipschitzLayer(nn.Module):
 
     def _image_norm(self, weight: Tensor, vector: Tensor) -> Tensor:
         wide = torch.promote_types(weight.dtype, torch.float32)
-        with full_precision(weight):
+        with exact_arithmetic(weight):
             return torch.linalg.vector_norm(self._there(weight.to(wide), vector.to(wide)))
 
     def _random(self) -> Tensor:
@@ -191,12 +194,19 @@ class LipschitzLayer(nn.Module):
     def _back(self, weight: Tensor, vector: Tensor) -> Tensor:
         return (self._map if self._transposed else self._adjoint)(weight, vector)
 
-    def _matrix(self, weight: Tensor) -> Tensor | None:
-        """The map as a matrix with few rows, if it is one."""
-        if weight.shape[2:].numel() > 1 or min(weight.shape[:2]) > DENSE:
+    def _gram(self, weight: Tensor) -> Tensor | None:
+        """M M^T or M^T M on the smaller side, if that is small enough to be squared."""
+        rows = math.prod(self._domain())
+        if weight.shape[2:].numel() == 1:
+            matrix = weight.flatten(1) if self._transposed else weight.flatten(1).T
+            return matrix @ matrix.T if rows <= DENSE else None
+        if rows > DENSE_IMAGES.get(weight.device.type, 0):
             return None
-        matrix = weight.flatten(1)
-        return matrix if self._transposed else matrix.T
+        eye = torch.eye(rows, dtype=weight.dtype, device=weight.device)
+        images = eye.view(rows, *self._domain())
+        if self._transposed:
+            return self.linear(self.transposed(images, weight), weight).flatten(1)
+        return self.transposed(self.linear(images, weight), weight).flatten(1)
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         """The map of x: (batch, in, ...) by a constrained weight, without the bias."""
@@ -331,6 +341,24 @@ class LipschitzConv2d(LipschitzLayer):
         # frequencies do not mix (Sedghi, Gupta & Long 2019)
         torus = [n + weight.shape[-1] - 1 for n in self.size]
         return torch.fft.rfft2(weight, s=torus).flatten(2).permute(2, 0, 1)
+
+
+def _by_squaring(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """A proven upper bound on the largest eigenvalue of a Gram matrix, and its vector.
+
+        lambda^p <= tr G^p <= n lambda^p,       p = 2^10: at most 0.3 % too large for n = 512
+
+    Squaring takes no start, misses nothing and asks no question on the way (Delattre et al. 2023).
+    """
+    power, log, share = gram, gram.new_zeros((), dtype=torch.float64), 1.0
+    for _ in range(SQUARINGS + 1):
+        trace = power.diagonal().sum().clamp_min(torch.finfo(gram.dtype).tiny)
+        power, log = power / trace, log + share * trace.double().log()
+        last, power, share = power, power @ power, share / 2
+    # the largest column of the power is along the leading eigenvector
+    column = last[:, last.diagonal().argmax()]
+    norm = torch.linalg.vector_norm(column).clamp_min(torch.finfo(gram.dtype).tiny)
+    return log.exp().to(gram.dtype) * (1 + 1e-6), column / norm
 
 
 class LipSwish(nn.Module):

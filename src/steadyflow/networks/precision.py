@@ -29,3 +29,13 @@ def full_convolutions() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def exact_arithmetic(x: Tensor) -> Iterator[None]:
+    """A context in which what is iterated to a fixed point has all digits of its type.
+
+    Neither autocast nor, on a GPU, convolutions whose inputs are rounded to TF32.
+    """
+    with full_precision(x), full_convolutions() if x.is_cuda else contextlib.nullcontext():
+        yield
