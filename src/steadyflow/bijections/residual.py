@@ -68,7 +68,7 @@ class Residual(Bijection):
         evaluation: str | None = None,
         *,
         terms: int = 2,
-        evaluation_terms: int = 10,
+        evaluation_terms: int = 4,
         tolerance: float | None = None,
         method: str = "anderson",
         max_iterations: int = 1000,

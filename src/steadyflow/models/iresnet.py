@@ -105,7 +105,7 @@ class IResNet(FlowModel):
         norm: str = "2",
         log_det: str = "roulette",
         terms: int = 2,
-        evaluation_terms: int = 10,
+        evaluation_terms: int = 4,
         tolerance: float | None = None,
         inverse: str = "anderson",
         class_weight: float = 1.0,
