@@ -74,8 +74,8 @@ class FVAE(GenerativeModel):
         flow: where F and T are taken from: 'spline-flow', 'maf' or 'realnvp' for vectors, 'glow'
             or 'realnvp' for images; 'auto' takes the first.
         flow_layers: steps of flow at each level for images, layers for vectors.
-        flow_levels: levels of the flows, for images; None for as many as go, up to 3, and 0 for
-            steps of Glow on the map as it is.
+        flow_levels: levels of the flows, for images; None for as many as go, up to 3 and 256
+            channels, 0 for steps on the map as it is.
         flow_channels: channels inside the flows' networks, for images.
         decoder: 'gaussian', or 'logistic' for integer pixels.
         decoder_scale: 'scalar', 'variable' (one for each variable) or 'network' (from G);
@@ -146,11 +146,8 @@ class FVAE(GenerativeModel):
                     "network='identity' gives no scales: it needs posterior='scalar' and "
                     "decoder_scale='scalar' or 'variable'"
                 )
-            self.encoder, self.decoder, self.latent_shape = (
-                Identity(),
-                Identity(),
-                self.event_shape,
-            )
+            self.encoder, self.decoder = Identity(), Identity()
+            self.latent_shape = self.event_shape
         elif image:
             self.encoder, self.decoder, self.latent_shape = convolutions(
                 self.event_shape, latent_channels, planes, squeezes, blocks, hidden_channels, given
@@ -301,9 +298,11 @@ class FVAE(GenerativeModel):
         row = self.condition(context, n)
         z = self.prior.base.sample(n, row, check_temperature(temperature), generator)
         output = self._decoded(z, row)
-        if (self.standardization is not None) if noise is None else noise:
-            return self._to_data(self.observation.sample(output, temperature, generator))
-        return self._to_data(self.observation.moments(output)[0])
+        if noise is None:
+            noise = len(self.event_shape) == 1
+        if not noise:
+            return self._to_data(self.observation.moments(output)[0])
+        return self._to_data(self.observation.sample(output, temperature, generator))
 
     def _terms(self, x: Tensor, row: Tensor | None) -> tuple[Tensor, Tensor]:
         """The terms log p(x|w) and log p(w) - log q(w|x) of a draw of w, (batch,) each."""

@@ -29,7 +29,7 @@ from steadyflow.models.realnvp import RealNVP
 from steadyflow.models.spline_flow import SplineFlow
 from steadyflow.networks import GlowNet
 
-NAMES = ("auto", "spline-flow", "maf", "realnvp", "glow")
+WIDEST = 256  # channels of a map: the matrices that mix them grow with their square
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class LatentFlow:
         name: 'spline-flow', 'maf' or 'realnvp' for vectors, 'glow' or 'realnvp' for maps; 'auto'
             takes the first of these.
         layers: couplings or autoregressive layers for vectors, steps at each level for maps.
-        levels: of maps; None for as many as go, up to 3; 0 for steps on the map as it is.
+        levels: of maps; None for as many as go, up to 3 and 256 channels; 0 for steps on the map
+            as it is.
         channels: inside the networks of maps.
         hidden_features: of the networks of vectors.
     """
@@ -106,12 +107,13 @@ def _realnvp(size: LatentFlow, shape: tuple[int, ...], context: int | None) -> B
 
 
 def _glow(size: LatentFlow, shape: tuple[int, ...], context: int | None) -> Bijection:
-    if size.levels == 0 or shape[1] % 2 or shape[2] % 2:
+    levels = _levels(shape) if size.levels is None else size.levels
+    if not levels:
         return _flat(size, shape, context)
     glow = Glow(
         event_shape=shape,
         context_features=context,
-        levels=size.levels,
+        levels=levels,
         steps=size.layers,
         hidden_channels=size.channels,
         bits=0,
@@ -119,8 +121,17 @@ def _glow(size: LatentFlow, shape: tuple[int, ...], context: int | None) -> Bije
     return _of(glow)[1]  # type: ignore[index]  # without the shift of pixels
 
 
+def _levels(shape: tuple[int, ...]) -> int:
+    """As many as halve the map evenly, up to 3, while it stays within 256 channels."""
+    channels, height, width = shape
+    levels = 0
+    while levels < 3 and height % 2 == width % 2 == 0 and 4 * channels <= WIDEST:
+        channels, height, width, levels = 2 * channels, height // 2, width // 2, levels + 1
+    return levels
+
+
 def _flat(size: LatentFlow, shape: tuple[int, ...], context: int | None) -> Bijection:
-    """Steps of Glow on a map as it is: one of odd size can not be halved."""
+    """Steps of Glow on a map as it is."""
     kept = shape[0] // 2
     if not kept:
         raise ValueError(
