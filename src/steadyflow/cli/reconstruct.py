@@ -25,7 +25,9 @@ def reconstruct(
     out: str | None = None,
     options: Parsed,
 ) -> dict[str, Any]:
-    """Sends real examples to their latents and back, and says what is lost: rounding alone.
+    """Sends real examples to their latents and back, and says what is lost.
+
+    Of a flow it is rounding alone; an autoencoder keeps what was worth its rate.
 
     Args:
         run: a run folder, or a saved model together with --data.

@@ -49,9 +49,10 @@ def reconstruction(
     """
     context = access.context_of(model, y)
     errors = trip_errors(model, x, context)
+    way = "Round trip" if access.is_exact(model) else "Reconstruction"
     if x.dim() != 4:
         with sheet(path, 6.5, 3.2, layout="constrained") as figure:
-            error_histogram(figure.add_subplot(), errors, "the variable's range")
+            error_histogram(figure.add_subplot(), errors, "the variable's range", way)
         return Path(path)
     shown = x[:10]
     with access.at_rest(model, 0):
@@ -67,11 +68,11 @@ def reconstruction(
         mosaic.put(figure, pixels, left, top)
         mosaic.name_cells(figure, images, left, top, rows, None)
         box = (left / width, 75 / height, pixels.shape[1] / width, (lower - 95) / height)
-        error_histogram(figure.add_axes(box), errors, "black to white")
+        error_histogram(figure.add_axes(box), errors, "black to white", way)
     return Path(path)
 
 
-def error_histogram(axes: Axes, errors: Tensor, unit: str) -> None:
+def error_histogram(axes: Axes, errors: Tensor, unit: str, way: str = "Round trip") -> None:
     """The distribution of log10 of the round-trip errors."""
     values = errors.flatten().double().numpy()
     exact = float((values == 0).mean())
@@ -93,7 +94,7 @@ def error_histogram(axes: Axes, errors: Tensor, unit: str) -> None:
         axes,
         f"log10 of the error, in units of {unit}",
         "share of all values",
-        f"Round trip: largest error {values.max():.1e}; {exact:.0%} come back exactly",
+        f"{way}: largest error {values.max():.1e}; {exact:.0%} come back exactly",
     )
 
 
