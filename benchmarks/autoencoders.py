@@ -29,6 +29,7 @@ from steadyflow.evaluation import evaluate, kernel_distance
 from steadyflow.evaluation.access import at_rest, has_latents, is_exact, on_accelerator
 from steadyflow.evaluation.round_trip import evenly
 from steadyflow.report import diagnostics, images
+from steadyflow.report.gallery import white_of
 
 DRAWN = 2000  # images for the kernel distance and the sharpness
 FLOW = {"flow_layers": 6, "flow_levels": 0}
@@ -78,7 +79,8 @@ def main() -> None:
     dataset = data.open(options.source)
     test = dataset.test.x[evenly(len(dataset.test), DRAWN)]
     known = dataset.train.x[evenly(len(dataset.train), DRAWN)]
-    near = kernel_distance(known, test)
+    white = white_of(dataset) or 255.0
+    near = kernel_distance(known, test, white=white)
     print(f"training images, as far from test images as draws can be near: {near}\n")
     print(
         "| model | parameters | steps | bits per dimension, 1 draw | "
@@ -121,7 +123,7 @@ def row(name: str, dataset: Any, test: Tensor, options: argparse.Namespace) -> s
     noisy = [] if is_exact(model) else [{"noise": True}]
     for how, given in zip(("", "_noisy"), [{}, *noisy], strict=False):
         drawn = draw(model, options.seed, **given)
-        distance = kernel_distance(drawn, test)
+        distance = kernel_distance(drawn, test, white=white_of(dataset) or 255.0)
         numbers[f"mmd{how}"], numbers[f"mmd{how}_error"] = distance.value, distance.standard_error
         cells.append(f"{distance.value:.4f} ± {distance.standard_error:.4f}")
         numbers[f"sharpness{how}"] = edges(drawn) / edges(test)
@@ -149,12 +151,15 @@ def edges(x: Tensor) -> float:
 def pictures(model: Any, dataset: Any, out: Path, name: str, seed: int) -> None:
     """Draws, reconstructions and ways between test images."""
     x, y = dataset.test.x, dataset.test.y
+    look: dict[str, Any] = {"white": white_of(dataset)}
     for temperature in (0.8, 1.0):
         path = out / f"{name}-samples-{temperature:g}.png"
-        images.sample_grid(model, path, rows=4, columns=12, temperature=temperature, seed=seed)
+        grid = {"rows": 4, "columns": 12, "temperature": temperature, "seed": seed}
+        images.sample_grid(model, path, **grid, **look)
     if has_latents(model) and not is_exact(model):
-        diagnostics.reconstruction(model, x[:200], y, out / f"{name}-reconstruction.png")
-        images.interpolation(model, x, y, out / f"{name}-interpolation.png", pairs=4, seed=seed)
+        diagnostics.reconstruction(model, x[:200], y, out / f"{name}-reconstruction.png", **look)
+        path = out / f"{name}-interpolation.png"
+        images.interpolation(model, x, y, path, pairs=4, seed=seed, **look)
 
 
 if __name__ == "__main__":

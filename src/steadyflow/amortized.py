@@ -6,7 +6,8 @@
 -L is a lower bound on the mean log-evidence, equal to it if q is the posterior. log p(x, z), the
 log-density of the user's own model, needs no normalisation in z and is differentiated in z. What
 the fit is worth is told by importance weights of fresh draws: their Pareto k, not the loss, says
-whether q has missed a mode or a tail (`steadyflow.evaluation.importance`).
+whether q has missed a tail (`steadyflow.evaluation.importance`). For a single density see
+`steadyflow.inference`, whose loop this is.
 
 Rezende & Mohamed, "Variational Inference with Normalizing Flows" (2015), eq. 15; Yao, Vehtari,
 Simpson & Gelman, "Yes, but Did It Work?: Evaluating Variational Inference" (2018), for k.
@@ -14,75 +15,86 @@ Simpson & Gelman, "Yes, but Did It Work?: Evaluating Variational Inference" (201
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from steadyflow.errors import TrainingError, UsageError
+from steadyflow.errors import UsageError
 from steadyflow.evaluation.access import at_rest, bring
 from steadyflow.evaluation.importance import ImportanceWeights, importance_weights
+from steadyflow.inference import descend
 from steadyflow.models.model import FlowModel
 
-if TYPE_CHECKING:
-    from steadyflow.training.guard import NonFiniteGuard
-    from steadyflow.training.options import TrainingOptions
-
 LogJoint = Callable[[Tensor, Tensor], Tensor]
-SHOWN = 200  # data sets whose posteriors are judged after the fit
+JUDGED, DRAWS = 200, 1000  # how many x are judged after a fit, and draws for each
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class PosteriorFit:
-    """What `fit_posterior` found.
+    """What `fit_posterior` gave.
 
     Attributes:
-        model: the conditional flow q(z|x), trained in place, in eval mode.
-        bounds: minus the loss of every step: a lower bound on the mean log-evidence, nats.
-        weights: of 1000 fresh draws for each of up to 200 of the x; print it.
+        model: the conditional flow q(z|x) with its averaged weights, in eval mode.
+        elbo: mean of log p(x, z) - log q(z|x) over fresh draws for up to 200 of the x, in nats: a
+            lower bound on their mean log-evidence.
+        weights: of those draws, (1000, x): print it.
+        history: (step, loss) on the way, the loss being the mean of log q - log p.
         steps: steps done.
-        skipped: steps skipped because they were not finite.
-        seconds: that the fit took.
+        skipped: how many of them were skipped because the loss was not finite.
+        seconds: how long it took.
     """
 
     model: FlowModel
-    bounds: list[float]
+    elbo: float
     weights: ImportanceWeights
+    history: list[tuple[int, float]]
     steps: int
     skipped: int
     seconds: float
 
     def __str__(self) -> str:
-        tail = [b for b in self.bounds[-max(1, len(self.bounds) // 20) :] if math.isfinite(b)]
-        bound = math.fsum(tail) / max(len(tail), 1)
         evidence = float(self.weights.log_mean.mean())
-        return (
-            f"{self.steps:,} steps in {self.seconds:.0f} s\n"
-            f"mean log-evidence: at least {bound:.3f}, by importance weights {evidence:.3f} nats\n"
-            f"{self.weights}"
-        )
+        return f"mean ELBO {self.elbo:.3f} nats, mean log-evidence {evidence:.3f}\n{self.weights}"
 
 
 def fit_posterior(
-    model: FlowModel, log_joint: LogJoint, x: Tensor, *, draws: int = 1, **options: Any
+    log_joint: LogJoint,
+    model: FlowModel,
+    x: Tensor,
+    *,
+    steps: int = 2000,
+    batch_size: int = 256,
+    draws: int = 1,
+    rate: float = 2e-3,
+    flat: float = 0.3,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
 ) -> PosteriorFit:
     """Fits q(z|x) to the posteriors of p(x, z) for all x at once, by reverse KL.
 
     Args:
-        model: a conditional flow over z, with context_features = the length of one x. Draws must
-            be cheap and differentiable: RealNVP or SplineFlow(architecture='coupling').
         log_joint: log p(x, z) from z: (batch, d) and x: (batch, features), (batch,) in nats.
+        model: a conditional flow over z, with context_features = the length of one x, trained in
+            place. Its draws must be quick: `SplineFlow(architecture="coupling")`, RealNVP or
+            `MAF(orientation="sampling")`.
         x: (N, features), data sets (or their summaries) that posteriors are wanted for.
-        draws: of z for each x of a batch.
-        **options: values of `TrainingOptions`: steps, epochs or minutes, batch_size,
-            learning_rate, warmup, schedule, clip, weight_decay, betas, ema and seed.
+        steps: updates of the weights.
+        batch_size: how many x are in one update.
+        draws: of z for each of them.
+        rate: the highest learning rate; see `TrainingOptions` for how it rises and falls.
+        flat: the share of the steps in which the power of p(x, z) rises from 0.1 to 1, so that q
+            finds more than one mode before it commits itself.
+        seed: of everything random.
+        progress: called with (steps done, steps in all).
+        **options: more of `TrainingOptions`: clip, ema, betas, warmup.
 
     Raises:
-        UsageError: if the model or x are not of this kind, or an option is out of its range.
+        UsageError: if the model or x are not of this kind, or log_joint gives another shape.
         TrainingError: if losses that are not finite persist.
 
     Example:
@@ -91,121 +103,79 @@ def fit_posterior(
         ...     return -(z**2).sum(1) / 2 - ((x - z) ** 2).sum(1) / 2
         >>> q = RealNVP(event_shape=(2,), context_features=2, couplings=2, hidden_features=(16,))
         >>> x = 1.4 * torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
-        >>> fit = fit_posterior(q, log_joint, x, steps=20)
-        >>> len(fit.bounds), fit.weights.pareto_k.shape
-        (20, torch.Size([200]))
+        >>> fit_posterior(log_joint, q, x, steps=20).weights.pareto_k.shape
+        torch.Size([200])
     """
     from steadyflow.training.options import TrainingOptions
     from steadyflow.training.randomness import own_randomness
 
-    settings = TrainingOptions.of(**options)
-    _check(model, x, draws)
-    x = bring(model, x)
+    settings = TrainingOptions(
+        steps=steps, batch_size=batch_size, learning_rate=rate, seed=seed, **options
+    )
+    _check(model, x, draws, flat)
+    x, began = bring(model, x), time.monotonic()
     model.standardize_context(x)
-    began = time.monotonic()
-    with own_randomness(settings.seed):
-        bounds, guard = _descend(model, log_joint, x, draws, settings)
-        weights = posterior_weights(model, log_joint, x[:SHOWN], seed=settings.seed)
+
+    def terms(step: int) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(len(x), (batch_size,)).to(x.device)
+        return _terms(log_joint, model, x[rows].repeat_interleave(draws, 0))
+
+    with own_randomness(seed):
+        history, guard = descend(model, terms, settings, flat, progress)
+    ratios = log_ratios(log_joint, model, x[:JUDGED], seed=seed)
     return PosteriorFit(
-        model=model.eval(),
-        bounds=bounds,
-        weights=weights,
-        steps=len(bounds),
+        model=model,
+        elbo=float(ratios.mean()),
+        weights=importance_weights(ratios),
+        history=history,
+        steps=steps,
         skipped=guard.skipped,
         seconds=time.monotonic() - began,
     )
 
 
 def posterior_weights(
-    model: FlowModel, log_joint: LogJoint, x: Tensor, *, draws: int = 1000, seed: int = 0
+    log_joint: LogJoint, model: FlowModel, x: Tensor, *, draws: int = DRAWS, seed: int = 0
 ) -> ImportanceWeights:
     """Importance weights p(x, z) / q(z|x) of draws z ~ q(.|x): (draws, N).
 
     Their log_mean estimates log p(x) of each x, their pareto_k says how far to trust that and q.
 
     Args:
-        model: the conditional flow q(z|x).
         log_joint: as for `fit_posterior`.
+        model: the conditional flow q(z|x).
         x: (N, features).
         draws: for each x.
         seed: of the draws.
     """
-    x = bring(model, x)
-    ratios = []
+    return importance_weights(log_ratios(log_joint, model, x, draws=draws, seed=seed))
+
+
+def log_ratios(
+    log_joint: LogJoint, model: FlowModel, x: Tensor, *, draws: int = DRAWS, seed: int = 0
+) -> Tensor:
+    """Log p(x, z) - log q(z|x) of draws z ~ q(.|x), (draws, N) in float64; see there."""
+    x, found = bring(model, x), []
     with at_rest(model, seed):
         for row in x:
-            many = row.expand(draws, -1)
-            z, log_q = model.sample_with_log_prob(draws, many)
-            ratios.append(log_joint(z, many) - log_q)
-    return importance_weights(torch.stack(ratios, 1))
+            log_q, log_p = _terms(log_joint, model, row.expand(draws, -1))
+            found.append(log_p.double() - log_q.double())
+    return torch.stack(found, 1)
 
 
-def reverse_kl(model: FlowModel, log_joint: LogJoint, x: Tensor, draws: int = 1) -> Tensor:
-    """The mean of log q(z|x) - log p(x, z) over x: (batch, features) and draws, a scalar."""
-    many = x.repeat_interleave(draws, 0)
-    z, log_q = model.sample_with_log_prob(len(many), many)
-    log_p = log_joint(z, many)
+def _terms(log_joint: LogJoint, model: FlowModel, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The pair log q(z|x), log p(x, z) of one draw z for each row of x."""
+    z, log_q = model.sample_with_log_prob(len(x), x)
+    log_p = log_joint(z, x)
     if log_p.shape != log_q.shape:
         raise UsageError(
-            f"log_joint must give one number for each row of z and x, shape {tuple(log_q.shape)}, "
-            f"got {tuple(log_p.shape)}"
+            f"log_joint must give one number for each of {len(x)} rows, but it gives the shape "
+            f"{tuple(log_p.shape)}"
         )
-    return (log_q - log_p).mean()
+    return log_q, log_p
 
 
-def _descend(
-    model: FlowModel, log_joint: LogJoint, x: Tensor, draws: int, options: TrainingOptions
-) -> tuple[list[float], NonFiniteGuard]:
-    """Adam on the reverse KL; leaves the averaged weights in the model."""
-    from steadyflow.training.averaging import WeightAverage
-    from steadyflow.training.budget import Budget, learning_rate
-    from steadyflow.training.guard import NonFiniteGuard
-    from steadyflow.training.randomness import seed_everything
-
-    weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        weights, lr=0.0, betas=options.betas, weight_decay=options.weight_decay
-    )
-    average, guard = WeightAverage(weights, options.ema), NonFiniteGuard()
-    size = min(options.batch_size, len(x))
-    budget = Budget.of(options, math.ceil(len(x) / size))
-    bounds: list[float] = []
-    began, progress = time.monotonic(), 0.0
-    model.train()
-    while progress < 1:
-        seed_everything(options.seed, len(bounds))
-        rate = learning_rate(options, len(bounds), progress)
-        optimizer.param_groups[0]["lr"] = rate
-        batch = x[_rows(len(x), size, len(bounds), options.seed).to(x.device)]
-        loss = reverse_kl(model, log_joint, batch, draws)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(weights, options.clip or math.inf)
-        bounds.append(-loss.item())
-        finite = math.isfinite(bounds[-1]) and bool(norm.isfinite())
-        if finite:
-            optimizer.step()
-            average.update()
-        optimizer.zero_grad()
-        guard.saw(finite)
-        if guard.hopeless:
-            raise TrainingError(guard.explanation(rate))
-        progress = budget.progress(len(bounds), time.monotonic() - began)
-    for weight, mean in zip(average.weights, average.means, strict=True):
-        weight.copy_(mean)
-    return bounds, guard
-
-
-def _rows(n: int, size: int, step: int, seed: int) -> Tensor:
-    """The rows of a step: every row once in each pass, in an order of its own."""
-    from steadyflow.training.randomness import mix
-
-    per_pass = math.ceil(n / size)
-    generator = torch.Generator().manual_seed(mix(seed, step // per_pass))
-    start = step % per_pass * size
-    return torch.randperm(n, generator=generator)[start : start + size]
-
-
-def _check(model: FlowModel, x: Tensor, draws: int) -> None:
+def _check(model: FlowModel, x: Tensor, draws: int, flat: float) -> None:
     if not isinstance(model, FlowModel) or model.context_features is None:
         raise UsageError(
             f"fit_posterior needs a conditional flow, built with context_features={x.shape[-1]}"
@@ -217,5 +187,7 @@ def _check(model: FlowModel, x: Tensor, draws: int) -> None:
         )
     if not x.isfinite().all():
         raise UsageError("x holds NaN or infinite values: remove or fill them first")
-    if draws < 1:
-        raise UsageError(f"draws must be at least 1, got {draws}")
+    if draws < 1 or not 0 <= flat < 1:
+        raise UsageError(
+            f"draws must be at least 1 and flat from 0 to below 1, got {draws} and {flat}"
+        )

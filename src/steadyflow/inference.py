@@ -139,12 +139,57 @@ def _run(
     draws: int,
     progress: Callable[[int, int], None] | None,
 ) -> DensityFit:
+    began = time.monotonic()
+
+    def terms(step: int) -> tuple[Tensor, Tensor]:
+        x, log_q = model.sample_with_log_prob(settings.batch_size)
+        return log_q, _evaluated(log_density, x)
+
+    history, guard = descend(model, terms, settings, flat, progress)
+    with torch.no_grad():
+        x, log_q = model.sample_with_log_prob(draws)
+        ratios = _evaluated(log_density, x).double() - log_q.double()
+    return DensityFit(
+        model=model,
+        elbo=float(ratios.mean()),
+        standard_error=float(ratios.std() / math.sqrt(draws)),
+        weights=importance_weights(ratios),
+        draws=x,
+        history=history,
+        steps=int(settings.budget["steps"]),
+        skipped=guard.skipped,
+        seconds=time.monotonic() - began,
+    )
+
+
+def descend(
+    model: FlowModel,
+    terms: Callable[[int], tuple[Tensor, Tensor]],
+    settings: TrainingOptions,
+    flat: float,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[tuple[int, float]], NonFiniteGuard]:
+    """Minimises the mean of log q - log p; leaves the averaged weights in the model, in eval mode.
+
+    Args:
+        model: q.
+        terms: gives log q and log p of fresh draws, (batch,) each, for the number of a step.
+        settings: steps, learning rate and the like.
+        flat: the share of the steps in which the power of p rises.
+        progress: called with (steps done, steps in all).
+
+    Returns:
+        (step, loss) on the way, and the count of what was skipped.
+
+    Raises:
+        TrainingError: if losses that are not finite persist.
+    """
     from steadyflow.training.averaging import WeightAverage
     from steadyflow.training.budget import Budget, learning_rate
     from steadyflow.training.guard import NonFiniteGuard
 
     steps = int(settings.budget["steps"])
-    budget, guard, began = Budget.of(settings, 1), NonFiniteGuard(), time.monotonic()
+    budget, guard = Budget.of(settings, 1), NonFiniteGuard()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(trained, betas=settings.betas)
     average = WeightAverage(trained, settings.ema)
@@ -154,8 +199,7 @@ def _run(
         done = budget.progress(step, 0.0)
         optimizer.param_groups[0]["lr"] = learning_rate(settings, step, done)
         power = 1.0 if done >= flat else COLDEST + (1 - COLDEST) * done / flat
-        x, log_q = model.sample_with_log_prob(settings.batch_size)
-        log_p = _evaluated(log_density, x)
+        log_q, log_p = terms(step)
         (log_q - power * log_p).mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(trained, settings.clip or math.inf)
         loss = float((log_q - log_p).mean().detach())
@@ -175,20 +219,7 @@ def _run(
         for weight, mean in zip(average.weights, average.means, strict=True):
             weight.copy_(mean)
     model.eval()
-    with torch.no_grad():
-        x, log_q = model.sample_with_log_prob(draws)
-        ratios = _evaluated(log_density, x).double() - log_q.double()
-    return DensityFit(
-        model=model,
-        elbo=float(ratios.mean()),
-        standard_error=float(ratios.std() / math.sqrt(draws)),
-        weights=importance_weights(ratios),
-        draws=x,
-        history=history,
-        steps=steps,
-        skipped=guard.skipped,
-        seconds=time.monotonic() - began,
-    )
+    return history, guard
 
 
 def _default(dimensions: int) -> FlowModel:
