@@ -113,7 +113,7 @@ def test_the_entropy_of_an_affine_flow_is_exact(generator):
     model = with_energy(Quadratic(3), 3)
     randomized(model.generator, generator)
     torch.manual_seed(0)
-    y, z, log_prob = model._draws(20_000, None)
+    y, z, log_prob = model.weighed_draws(20_000, None)
     inverse = (
         model.flow.bijection(torch.eye(3).double())[0]
         - model.flow.bijection(torch.zeros(1, 3).double())[0]

@@ -21,7 +21,6 @@ sees no further than `CLIP` standard deviations), so that Z is finite for all we
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -36,30 +35,15 @@ from steadyflow.models.entropy import ENTROPIES, make_entropy
 from steadyflow.models.model import FlowModel
 from steadyflow.models.normalizer import TRUSTED, LogNormalizer, log_normalizer
 from steadyflow.models.players import Player, parameters_of
-from steadyflow.models.reference import (
-    CubeReference,
-    NormalReference,
-    TiltedFlow,
-    build_flow,
-    density,
-)
+from steadyflow.models.reference import TiltedFlow, density, make_flow, make_reference
+from steadyflow.models.sampling import check_sampler, run_sampler
 from steadyflow.networks.adversarial import critic
-from steadyflow.solvers.mcmc import Chains, latent_energy, run_chains
+from steadyflow.solvers.mcmc import Chains
 
 CLIP = 5.0  # standard deviations
 FEW_VARIABLES = 3
 FEW, MANY, CHUNK = 2048, 10_000, 2000  # draws for log Z: in validation, for keeps, and at once
 NEGATIVES = ("auto", "weighted", "generator")
-# name to the method of the chain, and whether it runs in the latents of a flow
-SAMPLERS: dict[str, tuple[str | None, bool]] = {
-    "generator": (None, False),
-    "langevin": ("langevin", False),
-    "mala": ("mala", False),
-    "hmc": ("hmc", False),
-    "independence": ("independence", True),
-    "latent-mala": ("mala", True),
-    "latent-hmc": ("hmc", True),
-}
 
 
 class EnergyModel(AdversarialModel):
@@ -143,8 +127,12 @@ class EnergyModel(AdversarialModel):
             "sampler_steps": sampler_steps,
         }
         self._check(entropy, sampler, negatives, numbers)
-        self.reference = self._reference(tilt)
-        flow = self._flow(entropy, generator, generator_layers, list(generator_features))
+        self.reference = make_reference(self, tilt)
+        if isinstance(self.reference, TiltedFlow):
+            self._resolved = {"tilt": self.reference.recorded}
+        if generator == "auto" and entropy != "exact":
+            generator = "network"
+        flow = make_flow(self, generator, generator_layers, list(generator_features))
         self.generator: nn.Module = flow or self._network(generator_features, hidden_channels)
 
         def network(outputs: int, more: int) -> nn.Module:
@@ -254,7 +242,7 @@ class EnergyModel(AdversarialModel):
         for start in range(0, draws, CHUNK):
             n = min(CHUNK, draws - start)
             rows = self.condition(context, n)
-            y, _, log_prob = self._draws(n, rows, generator=generator)
+            y, _, log_prob = self.weighed_draws(n, rows, generator=generator)
             if log_prob is None:
                 raise ValueError("log Z needs a generator whose density is known: a flow")
             found.append(-self.energy_of(y, rows) - log_prob)
@@ -314,7 +302,7 @@ class EnergyModel(AdversarialModel):
         rows = self.condition(context, n)
         y = self.real(x)
         with torch.no_grad():
-            negative, _, log_prob = self._draws(n, rows)
+            negative, _, log_prob = self.weighed_draws(n, rows)
         energies = self.energy_of(negative, rows)
         loss = self.energy_of(y, rows).mean() + self._negative_phase(energies, log_prob, context)
         self._parts["energy"] = loss.detach()
@@ -327,7 +315,7 @@ class EnergyModel(AdversarialModel):
         n = len(x)
         rows = self.condition(context, n)
         data = self.real(x)
-        y, z, log_prob = self._draws(n, rows)
+        y, z, log_prob = self.weighed_draws(n, rows)
         entropy = self.entropy(self.normalized(y), z, rows, log_prob)
         with torch.no_grad():
             highest = self.energy_of(data, rows).max()
@@ -355,7 +343,7 @@ class EnergyModel(AdversarialModel):
         rows = self.condition(context, len(x))
         given = None if rows is None else rows.repeat(copies, 1)
         labels = None if context is None else context.repeat(copies)
-        y, _, log_prob = self._draws(copies * n, given)
+        y, _, log_prob = self.weighed_draws(copies * n, given)
         assert log_prob is not None
         log_z = self._log_mean_weight(self.energy_of(y, given), log_prob, labels)
         return (self.energy_of(self.real(x), rows).mean() + log_z) / self.dimensions
@@ -411,10 +399,10 @@ class EnergyModel(AdversarialModel):
             temperature: T scales the latents of the generator; chains draw from exp(-U / T^2).
             generator: the source of randomness.
         """
-        y, _, _ = self._draws(n, context, temperature, generator)
+        y, _, _ = self.weighed_draws(n, context, temperature, generator)
         if self.sampler == "generator" or not n:
             return y
-        return self._run(y, context, self.sampler, temperature, generator, {})[1]
+        return run_sampler(self, self.sampler, y, context, temperature, generator).last
 
     def chains(
         self,
@@ -441,53 +429,8 @@ class EnergyModel(AdversarialModel):
         check_sampler(sampler, self.flow is not None)
         rows = self.condition(context, n)
         with torch.no_grad():
-            y, _, _ = self._draws(n, rows, generator=generator)
-            return self._run(y, rows, sampler, 1.0, generator, options)[0]
-
-    def _run(
-        self,
-        y: Tensor,
-        context: Tensor | None,
-        sampler: str,
-        temperature: float,
-        generator: torch.Generator | None,
-        options: dict[str, Any],
-    ) -> tuple[Chains, Tensor]:
-        """Chains from y, and where they end, both as real-valued data."""
-        method, latent = SAMPLERS[sampler]
-        if method is None:
-            raise ValueError("'generator' runs no chain: give a sampler that does")
-        steps = self.sampler_steps
-        warmup = 0 if method == "independence" else steps
-        settings = {"steps": steps, "warmup": warmup, "every": steps, **options}
-        cold = temperature**-2
-        parts = self.flow.bijection if latent else self.normalization  # type: ignore[union-attr]
-
-        def energy(y: Tensor) -> Tensor:
-            return cold * self.energy_of(y, context)
-
-        def proposal(n: int) -> tuple[Tensor, Tensor]:
-            drawn, _, log_prob = self._draws(n, context, generator=generator)
-            assert log_prob is not None
-            return drawn, log_prob
-
-        if method == "independence":
-            made = run_chains(
-                energy,
-                y,
-                method=method,
-                proposal=proposal,
-                generator=generator,
-                **settings,
-            )
-            return made, made.last
-        given = context if latent else None
-        start = parts(y, given)[0]
-        target = latent_energy(energy, lambda z: parts.inverse(z, given))
-        made = run_chains(target, start, method=method, generator=generator, **settings)
-        draws = torch.stack([parts.inverse(z, given)[0] for z in made.draws])
-        last = parts.inverse(made.last, given)[0]
-        return dataclasses.replace(made, draws=draws, last=last), last
+            y, _, _ = self.weighed_draws(n, rows, generator=generator)
+            return run_sampler(self, sampler, y, rows, generator=generator, **options)
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The latents of x: (batch, *event) in the generator, which must be a flow."""
@@ -503,7 +446,7 @@ class EnergyModel(AdversarialModel):
         rows = self.condition(context, len(x))
         return self._slope(self.real(x), rows).detach().square().flatten(1).sum(1).sqrt()
 
-    def _draws(
+    def weighed_draws(
         self,
         n: int,
         context: Tensor | None,
@@ -523,55 +466,6 @@ class EnergyModel(AdversarialModel):
         if self.flow is None:
             raise ValueError("the generator of this energy is a network: it has no inverse")
         return self.flow
-
-    # building
-
-    def _reference(self, tilt: str | dict[str, Any] | None) -> nn.Module:
-        if tilt is None:
-            if self.dequantization is not None:
-                return CubeReference()
-            return NormalReference(self.normalization, self.event_shape)
-        tilted = TiltedFlow(tilt)
-        theirs, own = tilted.model, (self.event_shape, self.num_classes)
-        if (theirs.event_shape, theirs.num_classes) != own:
-            raise ValueError(
-                f"the flow to tilt is for examples of shape {theirs.event_shape} and "
-                f"{theirs.num_classes} classes, this energy for {own[0]} and {own[1]}"
-            )
-        self._resolved = {"tilt": tilted.recorded}
-        return tilted
-
-    def _flow(
-        self, entropy: str, name: str | dict[str, Any], layers: int, widths: Sequence[int]
-    ) -> FlowModel | None:
-        """The generator, if it is a flow."""
-        image = len(self.event_shape) == 3
-        if name == "auto":
-            if entropy != "exact":
-                return None
-            if isinstance(self.reference, TiltedFlow):
-                return build_flow(self.reference.recorded)
-            name = "realnvp" if image else "spline-flow"
-        if name == "network":
-            return None
-        if isinstance(name, dict):
-            return build_flow(name)
-        shared = {"event_shape": self.event_shape, "num_classes": self.num_classes}
-        own: dict[str, Any] = {}
-        if image:
-            # next to no margin: what a flow draws must lie in the cube
-            own = {"bits": self.dequantization.bits if self.dequantization else 0, "alpha": 1e-6}
-        elif name == "spline-flow":
-            kind = "coupling" if self.dimensions > 1 else "autoregressive"
-            own = {
-                "architecture": kind,
-                "transforms": layers,
-                "hidden_features": widths,
-                "bins": 16,
-            }
-        elif name == "realnvp":
-            own = {"couplings": layers, "hidden_features": widths}
-        return build_flow({"model": name, "config": {**shared, **own}})
 
     def _check(
         self, entropy: str, sampler: str, negatives: str, numbers: dict[str, float | None]
@@ -601,11 +495,3 @@ def flattened(energy: Tensor, highest: Tensor) -> Tensor:
     """
     excess = (energy - highest).clamp_min(0)
     return energy - excess + torch.log1p(excess)
-
-
-def check_sampler(name: str, flow: bool) -> None:
-    """Whether there is such a sampler, and whether it goes with the generator."""
-    if name not in SAMPLERS:
-        raise unknown("sampler", name, SAMPLERS)
-    if SAMPLERS[name][1] and not flow:
-        raise ValueError(f"'{name}' needs the latents of a flow: build it with entropy='exact'")

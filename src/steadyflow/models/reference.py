@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,10 @@ from torch import Tensor, nn
 from steadyflow.bases import StandardNormal
 from steadyflow.bijections import Bijection
 from steadyflow.models.model import FlowModel, GenerativeModel
+
+if TYPE_CHECKING:
+    from steadyflow.models.adversarial import AdversarialModel
+    from steadyflow.models.energy import EnergyModel
 
 
 class NormalReference(nn.Module):
@@ -71,6 +75,54 @@ class TiltedFlow(nn.Module):
     def forward(self, y: Tensor, context: Tensor | None = None) -> Tensor:
         """Log r(y), (batch,)."""
         return density(self.model, y, context)
+
+
+def make_reference(model: AdversarialModel, tilt: str | Mapping[str, Any] | None) -> nn.Module:
+    """The reference of a model's energy: a trained flow, if there is one to tilt."""
+    if tilt is None:
+        if model.dequantization is not None:
+            return CubeReference()
+        return NormalReference(model.normalization, model.event_shape)
+    tilted = TiltedFlow(tilt)
+    theirs = tilted.model.event_shape, tilted.model.num_classes
+    own = model.event_shape, model.num_classes
+    if theirs != own:
+        raise ValueError(
+            f"the flow to tilt is for examples of shape {theirs[0]} and {theirs[1]} classes, this "
+            f"energy for {own[0]} and {own[1]}"
+        )
+    if tilted.model.config.get("columns"):
+        raise ValueError(
+            "the flow to tilt knows kinds of columns, which an energy does not: train it on data "
+            "with spread='none'"
+        )
+    return tilted
+
+
+def make_flow(
+    model: EnergyModel, name: str | Mapping[str, Any], layers: int, widths: Sequence[int]
+) -> FlowModel | None:
+    """The flow that generates for an energy, by name; None for 'network'."""
+    if name == "network":
+        return None
+    image = len(model.event_shape) == 3
+    if name == "auto":
+        if isinstance(model.reference, TiltedFlow):
+            return build_flow(model.reference.recorded)
+        name = "realnvp" if image else "spline-flow"
+    if not isinstance(name, str):
+        return build_flow(name)
+    shared = {"event_shape": model.event_shape, "num_classes": model.num_classes}
+    own: dict[str, Any] = {}
+    if image:
+        # next to no margin: what a flow draws must lie in the cube
+        own = {"bits": model.dequantization.bits if model.dequantization else 0, "alpha": 1e-6}
+    elif name == "spline-flow":
+        kind = "coupling" if model.dimensions > 1 else "autoregressive"
+        own = {"architecture": kind, "transforms": layers, "hidden_features": widths, "bins": 16}
+    elif name == "realnvp":
+        own = {"couplings": layers, "hidden_features": widths}
+    return build_flow({"model": name, "config": {**shared, **own}})
 
 
 def density(model: FlowModel, y: Tensor, context: Tensor | None) -> Tensor:
