@@ -12,7 +12,7 @@ from steadyflow import GAN, EnergyModel, Flow, RealNVP, fit
 from steadyflow.analytic import Mixture
 from steadyflow.bijections import Chain, LULinear, Standardization
 from steadyflow.models.adversarial import energy_distance
-from steadyflow.models.energy import flattened
+from steadyflow.models.energy import flattened, steady_weights
 from steadyflow.models.entropy import ENTROPIES
 from steadyflow.models.model import FlowModel, GenerativeModel
 
@@ -385,6 +385,16 @@ def test_energy_distance_is_unbiased(generator):
     )
     assert abs(same.mean()) < 4 * same.std() / math.sqrt(10)
     assert float(energy_distance(x, y + 1)) > 0.3
+
+
+def test_weights_are_exact_where_enough_draws_count_and_flatter_where_not(generator):
+    good = 0.5 * torch.randn(200, generator=generator)
+    assert_close(steady_weights(good), good.softmax(0))
+    bad = 30 * torch.randn(200, generator=generator)
+    flat = steady_weights(bad)
+    assert float(flat.sum()) == pytest.approx(1)
+    assert 200 / 16 <= float(1 / flat.square().sum()) < 30
+    assert torch.equal(flat.argsort(), bad.argsort())
 
 
 def test_flattening_leaves_the_energies_of_data_alone():

@@ -23,7 +23,8 @@ from steadyflow.models.model import GenerativeModel
 from steadyflow.models.probability_flow import Normalization
 from steadyflow.networks import adversarial
 
-# for vectors or not: those of Kumar et al.
+FEW_VARIABLES = 3
+# for so few or for more: Kumar et al. take 0.1 in the plane, 10 for images and 100 for a table
 PENALTY = {True: 0.1, False: 10.0}
 
 

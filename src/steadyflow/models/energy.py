@@ -29,8 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from steadyflow.errors import unknown
+from steadyflow.evaluation.importance import importance_weights
 from steadyflow.flow import Flow
-from steadyflow.models.adversarial import PENALTY, AdversarialModel
+from steadyflow.models.adversarial import FEW_VARIABLES, PENALTY, AdversarialModel
 from steadyflow.models.entropy import ENTROPIES, make_entropy
 from steadyflow.models.model import FlowModel
 from steadyflow.models.normalizer import TRUSTED, LogNormalizer, log_normalizer
@@ -41,8 +42,8 @@ from steadyflow.networks.adversarial import critic
 from steadyflow.solvers.mcmc import Chains
 
 CLIP = 5.0  # standard deviations
-FEW_VARIABLES = 3
 FEW, MANY, CHUNK = 2048, 10_000, 2000  # draws for log Z: in validation, for keeps, and at once
+STEADY = 1 / 16  # the least effective sample size of negative draws, as a share of them
 NEGATIVES = ("auto", "weighted", "generator")
 
 
@@ -66,7 +67,7 @@ class EnergyModel(AdversarialModel):
         negatives: 'weighted' (draws count by exp(-U) / p_G, which needs a flow) or 'generator'
             (all draws count the same, as in the paper); 'auto' weighs where it can.
         penalty: lambda above, in standard deviations of the data; without it none for weighted
-            negatives on vectors, and otherwise 0.1 for vectors and 10 for images.
+            negatives and up to three variables, else 0.1 for so few and 10 for more.
         tilt: folder of a trained flow r, which the energy then corrects; without it r is normal.
         hidden_features: widths of the hidden layers of the energy's networks.
         hidden_channels: channels at the full resolution, for images.
@@ -140,7 +141,7 @@ class EnergyModel(AdversarialModel):
             return critic(self.event_shape, outputs, hidden_features, hidden_channels, given)
 
         self.weighted = flow is not None if negatives == "auto" else negatives == "weighted"
-        few = 4 if self.weighted and self.dimensions <= FEW_VARIABLES else 0
+        few = self.dimensions <= FEW_VARIABLES
         self.energy_network = critic(
             self.event_shape,
             1,
@@ -149,7 +150,7 @@ class EnergyModel(AdversarialModel):
             num_classes,
             clip=CLIP,
             zero_output=True,
-            frequencies=few if frequencies is None else frequencies,
+            frequencies=4 * (few and self.weighted) if frequencies is None else frequencies,
         )
         latents = self.latent_features if flow is None else self.dimensions
         self.entropy = make_entropy(entropy, network, latents)
@@ -163,8 +164,7 @@ class EnergyModel(AdversarialModel):
             sampler = "independence" if exact else "generator"
         check_sampler(sampler, flow is not None)
         if penalty is None:  # weighted negatives follow the likelihood, which has a minimum
-            vectors = len(self.event_shape) == 1
-            penalty = 0.0 if self.weighted and vectors else PENALTY[vectors]
+            penalty = 0.0 if self.weighted and few else PENALTY[few]
         self.penalty = penalty
         self.likelihood_weight = likelihood_weight if flow is not None else 0.0
         self.entropy_weight, self.generator_every = entropy_weight, generator_every
@@ -304,7 +304,8 @@ class EnergyModel(AdversarialModel):
         with torch.no_grad():
             negative, _, log_prob = self.weighed_draws(n, rows)
         energies = self.energy_of(negative, rows)
-        loss = self.energy_of(y, rows).mean() + self._negative_phase(energies, log_prob, context)
+        weights = self._weights(energies.detach(), log_prob, context)
+        loss = self.energy_of(y, rows).mean() - (weights * energies).sum()
         self._parts["energy"] = loss.detach()
         if self.penalty > 0:
             loss = loss + self.penalty * self._slope(y, rows).square().flatten(1).sum(1).mean()
@@ -334,7 +335,8 @@ class EnergyModel(AdversarialModel):
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """How good the model is, a scalar: -log q in nats per dimension, log Z from new draws.
 
-        Without a flow as generator, the energy distance between data and draws.
+        Where their weights are not to be trusted, that of the generator if it is worse: log Z then
+        comes out too small. Without a flow as generator, the energy distance of data and draws.
         """
         if self.flow is None:
             return super().loss(x, context)
@@ -345,24 +347,34 @@ class EnergyModel(AdversarialModel):
         labels = None if context is None else context.repeat(copies)
         y, _, log_prob = self.weighed_draws(copies * n, given)
         assert log_prob is not None
-        log_z = self._log_mean_weight(self.energy_of(y, given), log_prob, labels)
-        return (self.energy_of(self.real(x), rows).mean() + log_z) / self.dimensions
+        log_weights = -self.energy_of(y, given) - log_prob
+        data = self.real(x)
+        found = self.energy_of(data, rows).mean() + self._log_mean(log_weights, labels)
+        if float(importance_weights(log_weights).pareto_k) > TRUSTED:
+            fit = -density(self.generator, data, rows).mean()  # type: ignore[arg-type]
+            found = found.maximum(fit)
+        return found / self.dimensions
 
     def metrics(self) -> dict[str, float | Tensor]:
         """The losses of both players and the entropy, in nats."""
         return dict(self._parts) if self.training else {}
 
-    def _negative_phase(
-        self, energy: Tensor, log_prob: Tensor | None, context: Tensor | None
-    ) -> Tensor:
-        """A scalar whose gradient is -E_q[dU], by the draws' weights or as if they were from q."""
-        if self.weighted and log_prob is not None:
-            return self._log_mean_weight(energy, log_prob, context)
-        return -energy.mean()
-
-    def _log_mean_weight(self, energy: Tensor, log_prob: Tensor, context: Tensor | None) -> Tensor:
-        """The estimate of log Z; the mean over the classes of those of the draws."""
+    def _weights(self, energy: Tensor, log_prob: Tensor | None, context: Tensor | None) -> Tensor:
+        """What the draws count in the negative phase, (batch,), of sum 1."""
+        if not self.weighted or log_prob is None:
+            return torch.full_like(energy, 1 / len(energy))
         log_weights = -energy - log_prob
+        if context is None:
+            return steady_weights(log_weights)
+        weights = torch.zeros_like(energy)
+        for label in context.unique():
+            own = context == label
+            weights[own] = steady_weights(log_weights[own]) * (own.sum() / len(own))
+        return weights
+
+    @staticmethod
+    def _log_mean(log_weights: Tensor, context: Tensor | None) -> Tensor:
+        """The estimate of log Z; with classes the mean of theirs, as frequent as they are."""
         if context is None:
             return log_weights.logsumexp(0) - math.log(len(log_weights))
         total = log_weights.new_zeros(())
@@ -485,6 +497,20 @@ class EnergyModel(AdversarialModel):
             least = 1 if name in ("generator_every", "sampler_steps") else 0
             if value is not None and not least <= value < math.inf:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def steady_weights(log_weights: Tensor, share: float = STEADY) -> Tensor:
+    """Importance weights w^b of sum 1, (n,), with the largest b <= 1 that leaves draws enough.
+
+    Enough is an effective sample size of a share of n. Where the generator follows the energy well
+    b is 1 and the weights are the exact ones; where it does not yet, a single draw would be all of
+    the negative phase.
+    """
+    powers = torch.logspace(0, -3, 31, dtype=log_weights.dtype, device=log_weights.device)
+    powers[-1] = 0.0
+    weights = (powers[:, None] * log_weights).softmax(1)
+    enough = 1 / weights.square().sum(1) >= share * len(log_weights)
+    return weights[enough.to(torch.int8).argmax()]
 
 
 def flattened(energy: Tensor, highest: Tensor) -> Tensor:

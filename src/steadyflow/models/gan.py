@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from steadyflow.models.adversarial import PENALTY, AdversarialModel
+from steadyflow.models.adversarial import FEW_VARIABLES, PENALTY, AdversarialModel
 from steadyflow.models.players import Player, parameters_of
 from steadyflow.networks.adversarial import critic
 
@@ -34,8 +34,8 @@ class GAN(AdversarialModel):
         hidden_channels: channels at the full resolution, for images.
         frequencies: for vectors, sines and cosines of the variables that the discriminator sees.
         latent_features: length of z; D, or 64 for images, without it.
-        penalty: lambda above, in standard deviations of the data; without it 0.1 for vectors and
-            10 for images.
+        penalty: lambda above, in standard deviations of the data; without it 0.1 for up to three
+            variables and 10 for more.
         generator_every: the generator moves in each so many-th step.
         bits: bits of each pixel, for images; 0 for real-valued images.
     """
@@ -66,7 +66,7 @@ class GAN(AdversarialModel):
             bits=bits,
         )
         if penalty is None:
-            penalty = PENALTY[len(self.event_shape) == 1]
+            penalty = PENALTY[self.dimensions <= FEW_VARIABLES]
         if not penalty >= 0 or generator_every < 1:
             raise ValueError(
                 "penalty must be at least 0 and generator_every at least 1, got "
