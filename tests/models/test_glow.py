@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 from zoo import randomize
 
+import steadyflow
 from steadyflow import Glow
 from steadyflow.bijections import (
     ActNorm,
@@ -250,3 +251,34 @@ def test_constant_first_batches_are_warned_of(generator):
     with pytest.warns(UserWarning, match="constant"):
         model.initialize(torch.zeros(4, 1, 8, 8))
     assert model.log_prob(torch.zeros(1, 1, 8, 8)).isfinite().all()
+
+
+def test_reversible_training_in_parts_takes_the_same_way():
+    losses = []
+    for reversible in (False, True):
+        result = steadyflow.fit(
+            "glow",
+            "digits",
+            model_options={**TINY, "levels": 1, "reversible": reversible},
+            steps=4,
+            batch_size=32,
+            accumulate=2,
+            precision="float64",
+            log_every=1,
+            progress=False,
+        )
+        losses.append([row["loss"] for row in result.history if row["split"] == "train"])
+        assert ("drift" in result.history[0]) == reversible
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def test_initialisation_evaluates_no_more_than_it_needs(generator):
+    calls = []
+    model = Glow(event_shape=[1, 8, 8], levels=2, **TINY)
+    for part in model.modules():
+        if isinstance(part, GlowNet):
+            part.register_forward_hook(lambda *_: calls.append(1))
+    model.initialize(pixels(generator))
+    # in each of two levels, the first of two steps once for the normalisation after it, and both
+    # once for what follows the level: the second level, and the prior of the last one
+    assert len(calls) == 2 * (1 + 2)

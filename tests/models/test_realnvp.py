@@ -200,3 +200,30 @@ def test_initialisation_normalises_every_layer(generator):
 def test_wrong_options_are_named(config, words):
     with pytest.raises(ValueError, match=words):
         RealNVP(**config)
+
+
+@pytest.mark.parametrize("shape", [[1, 8, 8], [5]])
+def test_reversible_training_gives_the_same_gradients(generator, shape):
+    options = {"event_shape": shape, "hidden_channels": 4, "blocks": 1, "couplings": 6}
+    models = [RealNVP(**options, reversible=r).double() for r in (False, True)]
+    randomize(models[0], generator, 0.5)
+    models[1].load_state_dict(models[0].state_dict())
+    x = torch.randint(256, (4, *shape), generator=generator, dtype=torch.uint8)
+    x = x if len(shape) == 3 else x.double() / 64
+    for model in models:
+        torch.manual_seed(5)  # of the dequantization noise
+        model.loss(x).backward()
+    for (name, p), q in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-8, atol=1e-8, msg=name)
+    assert models[0].drift() == 0.0
+    assert not models[0].metrics()
+    assert 0 < models[1].drift() < 1e-10
+    assert float(models[1].metrics()["drift"]) == models[1].drift()
+
+
+def test_reversible_is_chosen_by_the_couplings():
+    assert not RealNVP(event_shape=[4], couplings=8).reversible
+    assert RealNVP(event_shape=[4], couplings=32).reversible
+    assert RealNVP(event_shape=[1, 64, 64], scales=5, hidden_channels=2, blocks=1).reversible
+    with pytest.raises(ValueError, match="choice for reversible"):
+        RealNVP(event_shape=[4], reversible="perhaps")
