@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steadyflow.bijections.bijection import Bijection, Shape, Transformed, same_shape, sum_event
+from steadyflow.tracing import recording
 
 KEYS = {"name", "value", "width", "origin", "low", "high"}
 
@@ -161,7 +162,7 @@ class Columns(nn.Module):
         return (edge - self.origin).to(y.dtype)
 
     def _refuse_gaps(self, x: Tensor) -> None:
-        if torch.compiler.is_compiling() or bool(x.isfinite().all()):
+        if recording() or bool(x.isfinite().all()):
             return
         row, column = (~x.isfinite()).nonzero()[0].tolist()
         raise ValueError(
