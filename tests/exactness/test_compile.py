@@ -99,3 +99,26 @@ def test_export_serves_any_batch(name, generator):
     exported = torch.export.export(model, given, dynamic_shapes=shapes).module()
     more = (case.x(9, generator), case.given(9, generator))[: len(given)]
     assert_close(exported(*more), model(*more))
+
+
+class Draws(torch.nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, context=None):
+        return self.model.sample(4, context)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", each(WHOLE))
+def test_samples_export(name, generator):
+    case = MODELS[name]
+    model = case.random(generator).eval()
+    context = case.given(4, generator)
+    given = () if context is None else (context,)
+    exported = torch.export.export(Draws(model), given).module()
+    torch.manual_seed(5)
+    expected = model.sample(4, *given)
+    torch.manual_seed(5)
+    assert_close(exported(*given), expected, rtol=1e-7, atol=1e-7)

@@ -6,8 +6,10 @@ from torch.testing import assert_close
 from zoo import randomize
 
 from steadyflow.bijections import Coupling
+from steadyflow.models.maf import MAF
 from steadyflow.models.nice import NICE
 from steadyflow.models.realnvp import RealNVP
+from steadyflow.models.spline_flow import SplineFlow
 
 # (constructor, gain of the random parameters); images are deeper, and a gain beyond 0.5 makes
 # random ones stretch distances by more than float32 has digits, which no trained one does
@@ -16,6 +18,9 @@ DEFAULTS = {
     "realnvp-64": (lambda: RealNVP(event_shape=[64]), 0.7),
     "realnvp-mnist": (lambda: RealNVP(event_shape=[1, 28, 28]), 0.5),
     "realnvp-cifar": (lambda: RealNVP(event_shape=[3, 32, 32], hidden_channels=8), 0.5),
+    "maf-64": (lambda: MAF(event_shape=[64]), 0.5),
+    "spline-flow-64": (lambda: SplineFlow(event_shape=[64]), 0.5),
+    "spline-coupling-64": (lambda: SplineFlow(event_shape=[64], architecture="coupling"), 0.5),
     "nice-8": (lambda: NICE(event_shape=[8], hidden_features=200), 1.0),
     "nice-mnist": (lambda: NICE(event_shape=[1, 28, 28], hidden_features=200), 1.0),
 }

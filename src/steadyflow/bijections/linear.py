@@ -159,8 +159,8 @@ class LULinear(Dense):
     def solve(self, z: Tensor) -> Tensor:
         """For L, then for U."""
         lower, upper = (wide(factor) for factor in self._factors())
-        y = torch.linalg.solve_triangular(lower, wide(z).t(), upper=False, unitriangular=True)
-        return torch.linalg.solve_triangular(upper, y, upper=True).t().to(z.dtype)
+        y = solve_triangular(lower, wide(z).t(), upper=False)
+        return solve_triangular(upper, y, upper=True).t().to(z.dtype)
 
     def log_det(self, x: Tensor) -> Tensor:
         """The sum of s."""
@@ -221,7 +221,7 @@ class HouseholderLinear(Dense):
         v = vectors.tril(-1) + one[:, :count]
         gram = v.t() @ v
         system = gram.triu() - torch.diag(gram.diagonal() / 2)
-        product = one - v @ torch.linalg.solve_triangular(system, v.t(), upper=True)
+        product = one - v @ solve_triangular(system, v.t(), upper=True)
         sign = 1 - 2 * one[:, :count].sum(1)
         return (product * sign).to(raw.dtype)
 
@@ -244,6 +244,25 @@ class MatrixExponential(Dense):
     def log_det(self, x: Tensor) -> Tensor:
         """The trace of A."""
         return constant_log_det(self.generator.diagonal(), x)
+
+
+def solve_triangular(system: Tensor, right: Tensor, upper: bool) -> Tensor:
+    """X with system @ X = right, for a triangular system (D, D) and right: (D, batch).
+
+    While a program is exported it is substitution row by row: ONNX knows no such operation.
+    """
+    exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+    if not exporting():
+        return torch.linalg.solve_triangular(system, right, upper=upper)
+    size = len(system)
+    rows: list[Tensor] = []
+    for i in reversed(range(size)) if upper else range(size):
+        value = right[i]
+        if rows:
+            known = torch.stack(rows[::-1] if upper else rows)
+            value = value - (system[i, i + 1 :] if upper else system[i, :i]) @ known
+        rows.append(value / system[i, i])
+    return torch.stack(rows[::-1] if upper else rows)
 
 
 def wide(values: Tensor) -> Tensor:
