@@ -206,8 +206,7 @@ def race(runs: dict[str, Callable[[], Any]], options: argparse.Namespace) -> dic
     on_gpu = options.device == "cuda"
     now = time.process_time if options.threads == 1 and not on_gpu else time.perf_counter
     for run in runs.values():
-        for _ in range(2):
-            run()
+        run()
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(options.rounds):
         for name, run in runs.items():
@@ -284,12 +283,16 @@ def _measure_memory(side: str, channels: int, options: argparse.Namespace) -> fl
         before = torch.cuda.memory_allocated()
         step()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    import resource
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _most_resident()
     for _ in range(3):
         step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    return _most_resident() - before
+
+
+def _most_resident() -> float:
+    """The most memory that this process has had, in megabytes (Linux)."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 2**10
 
 
 def _pixels(batch: int, side: int, device: str) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from steadyflow.networks.patches import check_patch, from_patches, to_patches
 from steadyflow.networks.precision import full_precision
-from steadyflow.networks.transformer import heads_apart, heads_together
+from steadyflow.networks.transformer import attend, heads_apart, heads_together
 from steadyflow.networks.vector_field import TimeFeatures
 
 
@@ -39,8 +39,7 @@ class ModulatedBlock(nn.Module):
         a, b, c, d, e, f = self.modulation(given)[:, None].chunk(6, 2)
         x = self.norm(h) * (1 + a) + b
         query, key, value = heads_apart(self.together(x), 3, self.heads)
-        seen = F.scaled_dot_product_attention(query, key, value)
-        h = h + c * self.mixed(heads_together(seen))
+        h = h + c * self.mixed(heads_together(attend(query, key, value)))
         x = self.norm(h) * (1 + d) + e
         return h + f * self.outer(F.gelu(self.inner(x)))
 
