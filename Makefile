@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 MINUTES ?= 1.5
 
-.PHONY: help setup test test-all lint demo bench docs clean
+.PHONY: help setup test test-all lint demo bench gallery docs clean
 
 help:           ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 14
@@ -28,6 +28,13 @@ lint: $(READY)  ## style and types
 
 demo: $(READY)  ## train, evaluate and sample a flow on real handwritten digits
 	@$(BIN)/python -m steadyflow demo --minutes $(MINUTES)
+
+gallery: $(READY) ## every picture of the documentation anew; DATA=folder with mnist/ for all of them
+	$(BIN)/python docs/gallery.py $(if $(DATA),--data $(DATA))
+
+bench: $(READY) ## every benchmark, into benchmarks/results.json (hours; QUICK=1: minutes; DATA=folder with mnist/, adbench/)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[bench]'
+	$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick) $(if $(DATA),--data $(DATA))
 
 docs: $(READY)  ## the documentation, into docs/_build/html
 	$(BIN)/sphinx-build -W -q -b html docs docs/_build/html

@@ -1,5 +1,7 @@
 """Sphinx configuration; builds offline."""
 
+from pathlib import Path
+
 project = "steadyflow"
 copyright = "the steadyflow authors"
 author = "the steadyflow authors"
@@ -33,6 +35,18 @@ def readable(app, what, name, obj, options, lines):
     lines[:] = text
 
 
+def command_line(app):
+    """Writes the reference of the command line, as the program gives it."""
+    from steadyflow.cli.reference import markdown
+
+    page = Path(app.srcdir) / "_generated" / "command-line-reference.md"
+    page.parent.mkdir(exist_ok=True)
+    text = markdown()
+    if not page.exists() or page.read_text(encoding="utf-8") != text:
+        page.write_text(text, encoding="utf-8")
+
+
 def setup(app):
     """Called by Sphinx."""
+    app.connect("builder-inited", command_line)
     app.connect("autodoc-process-docstring", readable, priority=100)

@@ -83,6 +83,18 @@ def recover_folder(path: str | Path) -> None:
         os.replace(old, path)
 
 
+def remove_leftovers(folder: str | Path) -> None:
+    """Removes what processes that were killed while they wrote have left aside in a folder.
+
+    For a folder that nobody else is writing to.
+    """
+    for path in Path(folder).glob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def _flush(file: Path) -> None:
     with open(file, "rb+") as handle:
         os.fsync(handle.fileno())

@@ -17,6 +17,7 @@ How an npz file is understood, by its names (`{}` is train, val, valid, validati
 from __future__ import annotations
 
 import lzma
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -223,6 +224,7 @@ def _reading(path: Path) -> Iterator[None]:
         NotImplementedError,
         MemoryError,
         SyntaxError,
+        tokenize.TokenError,  # of a header, which NumPy reads as Python's
     ) as error:
         if "pickle" in str(error) or "Python object" in str(error):
             raise DataError(

@@ -349,11 +349,11 @@ class FlowModel(GenerativeModel):
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-likelihood of x: (batch, *event), shape (batch,) in nats."""
-        return self.flow.log_prob(x, self.condition(context, x.shape[0]))
+        return self.flow.log_prob(x, self._rows_for(x, context))
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Mean negative log-likelihood in nats per dimension, a scalar."""
-        return self.flow.loss(x, self.condition(context, x.shape[0]))
+        return self.flow.loss(x, self._rows_for(x, context))
 
     def sample(
         self,
@@ -379,11 +379,11 @@ class FlowModel(GenerativeModel):
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The latents of x: (batch, *event)."""
-        return self.flow.encode(x, self.condition(context, x.shape[0]))
+        return self.flow.encode(x, self._rows_for(x, context))
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """The data of latents z."""
-        return self.flow.decode(z, self.condition(context, z.shape[0]))
+        return self.flow.decode(z, self._rows_for(z, context))
 
     @torch.no_grad()
     def predict_proba(self, x: Tensor, prior: Tensor | None = None, draws: int = 1) -> Tensor:
@@ -419,6 +419,15 @@ class FlowModel(GenerativeModel):
             scores.append(self.flow.base.log_prob(z, row) + log_det)
         return torch.stack(scores, 1)
 
+    def _rows_for(self, x: Tensor, context: Tensor | None) -> Tensor | None:
+        """The context of the networks for each example of a batch."""
+        if x.dim() == 0:
+            raise ValueError(
+                f"expected examples of shape (batch, {', '.join(map(str, self.event_shape))}), "
+                "got a single number"
+            )
+        return self.condition(context, x.shape[0])
+
     def distribution(self, context: Tensor | None = None):
         """The model as a torch.distributions.Distribution, given labels or vectors if it has them.
 
@@ -435,7 +444,7 @@ class FlowModel(GenerativeModel):
 
     def check(self, x: Tensor, context: Tensor | None = None, points: int = 3):
         """Measures whether the density can be trusted; see `Flow.check`."""
-        return self.flow.check(x, self.condition(context, x.shape[0]), points)
+        return self.flow.check(x, self._rows_for(x, context), points)
 
     @torch.no_grad()
     def drift(self) -> float:
@@ -457,7 +466,7 @@ class FlowModel(GenerativeModel):
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Sets data-dependent parameters (standardisation, activation normalisation)."""
         self.standardize_context(context)
-        self.flow.initialize(x, self.condition(context, x.shape[0]))
+        self.flow.initialize(x, self._rows_for(x, context))
 
 
 def check_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steadyflow import data as data_room
+from steadyflow.storage import remove_leftovers
 from steadyflow.training import matching
 from steadyflow.training.history import Row
 from steadyflow.training.options import TrainingOptions
@@ -133,6 +134,8 @@ def resume(
     from steadyflow.training.session import train
 
     run = run if isinstance(run, Run) else Run.open(run)
+    if is_main_process():
+        remove_leftovers(run.folder)
     settings = TrainingOptions.of(**run.config["training"]).replace(**training_options)
     dataset = _same_data(run, data)
     with own_randomness(settings.seed):

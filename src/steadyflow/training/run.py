@@ -114,9 +114,11 @@ class Run:
         path = self.path(CONFIG)
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            _ = content["model"]["name"], content["data"], content["training"]
-        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-            raise ValueError(f"{path} was not written by steadyflow, or is damaged") from None
+            whole = _is_whole(content)
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+            whole = False
+        if not whole:
+            raise ValueError(f"{path} was not written by steadyflow, or is damaged")
         return content
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -187,6 +189,22 @@ def describe(
         "data": {**dataset.description(), "in_memory": not _has_a_source(dataset.name)},
         "training": training,
     }
+
+
+def _is_whole(config: dict[str, Any]) -> bool:
+    """Whether everything is there that will be read, and is of its kind."""
+    model, data_, training = config["model"], config["data"], config["training"]
+    return (
+        isinstance(model["name"], str)
+        and isinstance(model["config"], dict)
+        and isinstance(training, dict)
+        and isinstance(data_["source"], str)
+        and isinstance(data_["seed"], int)
+        and isinstance(data_["fractions"], dict)
+        and isinstance(data_["options"], dict)
+        and isinstance(data_.get("classes") or [], list)
+        and isinstance(data_.get("columns") or [], list)
+    )
 
 
 def _has_a_source(name: str) -> bool:

@@ -1,0 +1,267 @@
+"""Draws the pictures of the documentation anew, each by the commands that its page names.
+
+    python docs/gallery.py                                 those that need no other data
+    python docs/gallery.py --data path/to/data             all; the folder holds mnist/
+    python docs/gallery.py --only explore.png --share 0.1  a tenth of the training time
+
+A picture whose data or library is missing, and one that no recipe draws, is named at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+IMAGES = Path(__file__).resolve().parent / "images"
+
+# {minutes:N} is N minutes of training, {mnist} the folder of the data, {run} a folder of the
+# recipe's own, {out} where the picture goes
+COMMANDS: dict[tuple[str, ...], list[str]] = {
+    ("nice-mnist.png",): [
+        "train nice {mnist} --minutes {minutes:15} --hidden-features 1000 --hidden-layers 3 "
+        "--learning-rate 3e-3 --batch-size 128 --precision bf16-mixed --validate-every 2000 "
+        "--no-report --run {run}",
+        "sample {run} -n 40 --temperature 0.7 --out {out}/nice-mnist.png",
+    ],
+    ("realnvp-mnist.png", "realnvp-mnist-interpolation.png"): [
+        "train realnvp {mnist} --minutes {minutes:15} --alpha 1e-6 --learning-rate 3e-3 "
+        "--batch-size 64 --precision bf16-mixed --validate-every 2000 --no-report --run {run}",
+        "sample {run} -n 40 --temperature 0.9 --out {out}/realnvp-mnist.png",
+        "interpolate {run} --out {out}/realnvp-mnist-interpolation.png",
+    ],
+    ("glow-mnist.png", "glow-mnist-interpolation.png"): [
+        "train glow {mnist} --minutes {minutes:14} --levels 2 --model-steps 8 "
+        "--hidden-channels 64 --alpha 1e-6 --learning-rate 3e-3 --batch-size 64 "
+        "--precision bf16-mixed --validate-every 1000 --no-report --run {run}",
+        "sample {run} -n 40 --temperature 0.9 --out {out}/glow-mnist.png",
+        "interpolate {run} --out {out}/glow-mnist-interpolation.png",
+    ],
+    ("diffusion-digits.png",): [
+        "train diffusion digits --conditional --minutes {minutes:3} --learning-rate 1e-3 "
+        "--batch-size 128 --no-report --run {run}",
+        "sample {run} -n 40 --out {out}/diffusion-digits.png",
+    ],
+    ("flow-matching-mnist.png",): [
+        "train flow-matching {mnist} --conditional --minutes {minutes:13} --hidden-channels 16 "
+        "--learning-rate 2e-3 --batch-size 64 --precision bf16-mixed --validate-every 1000 "
+        "--no-report --run {run}",
+        "sample {run} -n 60 --steps 15 --out {out}/flow-matching-mnist.png",
+    ],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder with mnist/")
+    parser.add_argument("--only", nargs="+", help="names of pictures")
+    parser.add_argument("--share", type=float, default=1.0, help="of the training time")
+    parser.add_argument("--out", type=Path, default=IMAGES)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    left = {}
+    recipes: dict[tuple[str, ...], list[str] | Callable] = {**COMMANDS, **DRAWN}
+    for names, recipe in recipes.items():
+        if options.only and not set(names) & set(options.only):
+            continue
+        print(", ".join(names), flush=True)
+        try:
+            if callable(recipe):
+                recipe(options.out, options.share)
+            else:
+                run(recipe, options)
+        except (OSError, ImportError, LookupError, subprocess.CalledProcessError) as error:
+            left |= dict.fromkeys(names, str(error))
+    known = {name for names in recipes for name in names}
+    drawn = {path.name for path in IMAGES.iterdir()}
+    for name in sorted(drawn - known if not options.only else ()):
+        left[name] = "no recipe"
+    for name, why in left.items():
+        print(f"not drawn: {name} ({why})")
+
+
+def run(commands: list[str], options: argparse.Namespace) -> None:
+    """The commands of one recipe, in a folder that is gone afterwards."""
+
+    class Minutes:
+        def __format__(self, minutes: str) -> str:
+            return f"{float(minutes) * options.share:g}"
+
+    with tempfile.TemporaryDirectory() as folder:
+        for command in commands:
+            if "{mnist}" in command and options.data is None:
+                raise FileNotFoundError("needs --data")
+            words = command.format(
+                mnist=options.data and options.data / "mnist",
+                run=Path(folder) / "run",
+                out=options.out,
+                minutes=Minutes(),
+            )
+            program = [sys.executable, "-m", "steadyflow", *shlex.split(words)]
+            subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
+
+
+def flow(out: Path, share: float) -> None:
+    """Eight Gaussians: to noise and back, as a strip and moving; the density beside the exact."""
+    import steadyflow
+    from steadyflow.analytic import eight_gaussians
+
+    torch.manual_seed(0)
+    mixture = eight_gaussians(radius=4.0, variance=0.15)
+    data = mixture.sample(20_000).float()
+    model = steadyflow.fit(
+        "flow-matching",
+        data.numpy(),
+        steps=max(10, int(8000 * share)),
+        learning_rate=3e-3,
+        progress=False,
+        model_options={"hidden_features": [128, 128, 128]},
+    ).model
+    _strip(model, data[:2000], out)
+    _density(model, mixture, out)
+
+
+@torch.no_grad()
+def _strip(model, x: torch.Tensor, out: Path) -> None:
+    import io
+
+    import numpy as np
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    from steadyflow.solvers import trajectory
+
+    ode = model.ode
+    times = torch.linspace(0, 1, 41, dtype=torch.float64)
+    angles = model.path.angle(times).clamp(ode.t0, ode.t1).tolist()
+
+    def field(t: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        return ode.field(t, u)
+
+    first = model.shrinking(model.normalization(x)[0])[0]
+    there = trajectory(field, first, angles)
+    noise = model.flow.base.sample(len(x))
+    back = trajectory(field, noise, angles[::-1])
+    sizes = model.path.size(times).float()
+    there, back = there * sizes[:, None, None], back * sizes.flip(0)[:, None, None]
+    hues = [torch.atan2(points[:, 1], points[:, 0]) for points in (x - x.mean(0), back[-1])]
+
+    def draw(axes, points: torch.Tensor, hue: torch.Tensor, title: str) -> None:
+        axes.scatter(*points.T, c=hue, cmap="hsv", s=1.5, linewidths=0)
+        axes.set(xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), xticks=[], yticks=[], aspect="equal")
+        axes.set_title(title, fontsize=8)
+
+    figure = Figure(figsize=(8, 3.5), dpi=100, layout="constrained")
+    grid = figure.subplots(2, 5)
+    for row, (points, hue, clock) in enumerate(
+        ((there, hues[0], times), (back, hues[1], times.flip(0)))
+    ):
+        for axes, i in zip(grid[row], range(0, 41, 10), strict=True):
+            draw(axes, points[i], hue, f"t = {clock[i]:.2f}")
+    grid[0][0].set_ylabel("data to noise", fontsize=8)
+    grid[1][0].set_ylabel("noise to data", fontsize=8)
+    figure.savefig(out / "flow-matching-strip.png")
+    frames = []
+    for points, hue, clock in ((there, hues[0], times), (back, hues[1], times.flip(0))):
+        for i in range(0, 41, 2):
+            frame = Figure(figsize=(3, 3.2), dpi=80, layout="constrained")
+            draw(frame.add_subplot(), points[i][:1000], hue[:1000], f"t = {clock[i]:.2f}")
+            file = io.BytesIO()
+            frame.savefig(file)
+            frames.append(Image.open(file).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
+    still = np.repeat([80], len(frames))
+    still[[0, len(frames) // 2 - 1, -1]] = 900
+    frames[0].save(
+        out / "flow-matching.gif",
+        save_all=True,
+        append_images=frames[1:],
+        duration=still.tolist(),
+        loop=0,
+        optimize=True,
+    )
+
+
+@torch.no_grad()
+def _density(model, mixture, out: Path) -> None:
+    from matplotlib.figure import Figure
+
+    line = torch.linspace(-5.5, 5.5, 161)
+    points = torch.cartesian_prod(line, line)
+    exact = mixture.log_prob(points.double()).exp().view(161, 161)
+    learned = torch.cat([model.log_prob(part) for part in points.split(4000)]).exp().view(161, 161)
+    figure = Figure(figsize=(6.4, 3.4), dpi=100, layout="constrained")
+    for axes, values, title in zip(
+        figure.subplots(1, 2), (exact, learned), ("exact density", "flow matching"), strict=True
+    ):
+        axes.imshow(values.T, origin="lower", vmin=0, vmax=float(exact.max()), cmap="viridis")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(title, fontsize=9)
+    figure.savefig(out / "flow-matching-density.png")
+
+
+def explorer(out: Path, share: float) -> None:
+    """The page of `steadyflow explore` in headless Chromium."""
+    import time
+    import urllib.request
+
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    browser, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (browser and driver):
+        raise FileNotFoundError("needs chromium and chromedriver")
+    words = [sys.executable, "-m", "steadyflow", "explore", "digits-realnvp", "--no-browser"]
+    process = subprocess.Popen(
+        [*words, "--port", "7951"], stdout=subprocess.DEVNULL, env={**os.environ}
+    )
+    address = "http://127.0.0.1:7951/"
+
+    def until(ready: Callable):
+        for _ in range(400):
+            try:
+                if found := ready():
+                    return found
+            except OSError:
+                pass
+            time.sleep(0.3)
+        raise LookupError("the page did not come")
+
+    try:
+        until(lambda: urllib.request.urlopen(address, timeout=2))
+        options = webdriver.ChromeOptions()
+        options.binary_location = browser
+        for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1150,1180"):
+            options.add_argument(word)
+        page = webdriver.Chrome(options=options, service=Service(driver))
+        page.get(address)
+        until(lambda: page.find_elements("id", "draw"))
+        tabs = page.find_elements("css selector", "button[role=tab]")
+        next(tab for tab in tabs if tab.text == "Mix two images").click()
+        until(lambda: page.find_elements("id", "mix"))[0].click()
+        until(lambda: page.find_elements("css selector", "#way img[src]"))
+        page.execute_script("window.scrollTo(0, 430)")
+        time.sleep(1)
+        page.save_screenshot(str(out / "explore.png"))
+        page.quit()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+DRAWN: dict[tuple[str, ...], Callable] = {
+    ("flow-matching-strip.png", "flow-matching.gif", "flow-matching-density.png"): flow,
+    ("explore.png",): explorer,
+}
+
+if __name__ == "__main__":
+    main()
