@@ -23,7 +23,6 @@ from sklearn.decomposition import PCA, IncrementalPCA
 from steadyflow import EmbeddingWhitener
 from steadyflow.whitening import Moments, stream_moments
 
-
 SLOW = ("scikit-learn PCA, full", "scikit-learn IncrementalPCA")  # measured once
 
 
