@@ -97,17 +97,20 @@ def transforms(x: np.ndarray, k: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def timed(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
-    """CPU seconds of each, (rounds,), one after another in every round."""
+def timed(
+    work: dict[str, Callable[[], object]], rounds: int
+) -> tuple[dict[str, np.ndarray], dict[str, object]]:
+    """CPU seconds of each, (rounds,), one after another in every round; and what they gave."""
     seconds: dict[str, list[float]] = {name: [] for name in work}
+    given: dict[str, object] = {}
     for turn in range(rounds):
         for name, run in work.items():
             if turn and name in SLOW:
                 continue
             began = time.process_time()
-            run()
+            given[name] = run()
             seconds[name].append(time.process_time() - began)
-    return {name: np.array(values) for name, values in seconds.items()}
+    return {name: np.array(values) for name, values in seconds.items()}, given
 
 
 def table(seconds: dict[str, np.ndarray], errors: dict[str, float] | None = None) -> None:
@@ -127,7 +130,7 @@ def merging(size: int) -> None:
     """The time of one merge of two states."""
     rng = np.random.default_rng(0)
     a, b = (Moments.of(rng.normal(size=(2000, size))) for _ in range(2))
-    seconds = timed({"merge": lambda: a.merge(b)}, 50)["merge"]
+    seconds = timed({"merge": lambda: a.merge(b)}, 50)[0]["merge"]
     print(f"Merging two states of {size} columns: {1e3 * np.median(seconds):.2f} ms\n")
 
 
@@ -142,7 +145,7 @@ def throughput(rows: int, size: int, batch: int) -> None:
             pca.partial_fit(part)
 
     work = {"IncrementalPCA": theirs, "steadyflow": lambda: stream_moments(parts)}
-    seconds = timed(work, 3)
+    seconds, _ = timed(work, 3)
     ratio = np.median(seconds["IncrementalPCA"] / seconds["steadyflow"])
     each = {name: rows / np.median(values) for name, values in seconds.items()}
     print(
@@ -165,14 +168,15 @@ def main() -> None:
         x = rows_like_embeddings(asked.rows, asked.size, dtype)
         covariance = np.cov(x.T.astype(np.float64), bias=True)
         work = fits(5 * asked.size, asked.slow and dtype == "float32")
-        errors = {
-            name: whitening_error(matrix_of(fit(x)), covariance) for name, fit in work.items()
-        }
         print(f"Fitting {asked.rows:,} rows of {asked.size} numbers, {dtype}:\n")
         bound = {name: functools.partial(fit, x) for name, fit in work.items()}
-        table(timed(bound, asked.rounds), errors)
+        seconds, fitted = timed(bound, asked.rounds)
+        errors = {
+            name: whitening_error(matrix_of(one), covariance) for name, one in fitted.items()
+        }
+        table(seconds, errors)
         print("Transforming them:\n")
-        table(timed(transforms(x, 128), asked.rounds))
+        table(timed(transforms(x, 128), asked.rounds)[0])
     merging(768)
     throughput(20_000, asked.size, 5 * asked.size)
 

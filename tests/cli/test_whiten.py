@@ -89,8 +89,9 @@ def pairs(x):
 
 def test_the_table(cli, pairs, tmp_path):
     words = ["sts", "pairs.npz", "--pooling", "x", "--methods", "raw", "whiten", "whiten:2"]
-    done = cli(*words, "--out", "table.md", "--spectrum", "s.png")
+    done = cli(*words, "--out", "table.md", "--spectrum", "s.png", "--chart", "c.png")
     assert done.code == 0, done.err
+    assert (tmp_path / "c.png").stat().st_size > 5_000
     assert "transductive" in done.out
     table = (tmp_path / "table.md").read_text()
     assert "| x | whiten:2 | 2 | target |" in table

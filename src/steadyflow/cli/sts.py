@@ -40,6 +40,7 @@ def sts(
     cache: str | None = None,
     out: str | None = None,
     spectrum: str | None = None,
+    chart: str | None = None,
 ) -> dict[str, Any]:
     """Scores sentence vectors on pairs that people have judged: raw, whitened, flow.
 
@@ -66,6 +67,7 @@ def sts(
         cache: a folder that keeps the vectors, so that nothing is encoded twice.
         out: a .md or .json file to write the table into.
         spectrum: a .png file to draw the spectra of the first set into.
+        chart: a .png file to draw the averages of the table into.
     """
     if out is not None and Path(out).suffix not in (".md", ".json"):
         raise UsageError(f"--out takes a .md or .json file, but '{out}' was given")
@@ -108,6 +110,10 @@ def sts(
         from steadyflow.report.spectrum import spectrum as draw
 
         console.say(f"spectra: {draw(spectra, spectrum)}")
+    if chart is not None:
+        from steadyflow.report.agreement import chart as draw_chart
+
+        console.say(f"chart: {draw_chart(rows, chart)}")
     return json.loads(console.as_json(answer))
 
 
