@@ -91,6 +91,16 @@ def test_evaluate_says_what_is_known_of_the_errors_of_an_ode(cli, tmp_path):
     assert answer["errors"]["probe_error"] == 0
 
 
+def test_evaluate_as_a_classifier(cli, refused, moons_run, digits_run):
+    outcome = cli("evaluate", digits_run, "--classify", "--limit", 20)
+    assert "class found by Bayes' rule for" in outcome.out
+    answer = answer_of(cli("evaluate", digits_run, "--classify", "--limit", 20, "--json"))
+    found = answer["classification"]
+    assert found["examples"] == sum(map(sum, found["confusion"])) == 20
+    assert found["right"] == sum(row[i] for i, row in enumerate(found["confusion"]))
+    assert "knows no classes" in refused(2, "evaluate", moons_run, "--classify", "--limit", 5)
+
+
 def test_evaluate_on_other_data(cli, moons_run, tmp_path):
     np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(30, 2)))
     answer = answer_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from steadyflow.cli import choices, console
@@ -27,6 +28,7 @@ def evaluate(
     batch_size: int = 500,
     seed: int = 0,
     errors: int = 20,
+    classify: bool = False,
     options: Parsed,
 ) -> dict[str, Any]:
     """Says the test log-likelihood, and whether it is exact, a bound or an estimate.
@@ -44,6 +46,7 @@ def evaluate(
         seed: of the noise; the same seed gives the same numbers.
         errors: where the likelihood is the estimate of an ODE, on so many examples its errors are
             measured as well; 0 for none.
+        classify: also say how often a model of classes finds the class, by Bayes' rule.
         options: filled in by the command line.
     """
     from steadyflow import evaluation
@@ -66,6 +69,12 @@ def evaluate(
     answer = {"run": run, "data": dataset.name, **result.to_dict()}
     if errors > 0 and hasattr(opened.model, "estimate_likelihood"):
         answer["errors"] = _errors(opened.model, chosen, errors, seed)
+    if classify:
+        found = evaluation.classify(
+            opened.model, chosen, draws=draws, limit=limit, batch_size=batch_size, seed=seed
+        )
+        console.say(f"  {found}")
+        answer["classification"] = {**dataclasses.asdict(found), "accuracy": found.accuracy}
     return answer
 
 

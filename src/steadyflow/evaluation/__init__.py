@@ -1,6 +1,7 @@
 """What a trained model is worth, in numbers: likelihoods, latents, distances between samples.
 
     evaluate(model, dataset.test)           log-likelihood with its standard error and its meaning
+    classify(model, dataset.test)           how often a model of classes finds the class
     latent_gaussianity(model, x)            are the latents of data what the base says they are?
     interpolate(model, a, b, steps=9)       the way from one real example to another
     classifier_test(samples, x)             how well does a classifier tell them apart?
@@ -15,6 +16,7 @@ Nothing here draws a picture (that is `steadyflow.report`) or knows how a model 
 """
 
 from steadyflow.evaluation.attributes import attribute_direction, attribute_score, manipulate
+from steadyflow.evaluation.classification import Classification, classify
 from steadyflow.evaluation.completion import complete
 from steadyflow.evaluation.importance import ImportanceWeights, importance_weights
 from steadyflow.evaluation.interpolation import interpolate, slerp
@@ -32,6 +34,7 @@ from steadyflow.evaluation.two_sample import (
 )
 
 __all__ = [
+    "Classification",
     "ClassifierTest",
     "Evaluation",
     "ImageQuality",
@@ -43,6 +46,7 @@ __all__ = [
     "attribute_direction",
     "attribute_score",
     "classifier_test",
+    "classify",
     "complete",
     "evaluate",
     "image_quality",
