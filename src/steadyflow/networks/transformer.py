@@ -93,8 +93,8 @@ class CausalTransformer(nn.Module):
         Returns:
             (batch, n, out_features), in full precision under autocast.
         """
-        before = F.pad(self.input(x[:, :-1]), (0, 0, 1, 0))
-        h = before + self.place[: x.shape[1]] + self.at_every_place(context)
+        given = self.place[: x.shape[1]] + self.at_every_place(context)
+        h = F.pad(self.input(x[:, :-1]), (0, 0, 1, 0)) + given
         for layer in self.layers:
             h = layer(h, sharpness)
         return self.read(h)
