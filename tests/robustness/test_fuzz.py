@@ -29,7 +29,7 @@ from steadyflow.models import GenerativeModel
 from steadyflow.training import Run, TrainingOptions
 from steadyflow.training import checkpoint as checkpoints
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))
 fuzz = settings(
     max_examples=EXAMPLES,
     derandomize="FUZZ_EXAMPLES" not in os.environ,
