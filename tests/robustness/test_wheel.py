@@ -1,4 +1,4 @@
-"""The wheel, alone: built, installed into an empty environment, and used away from the repository."""
+"""The wheel alone: built, installed into an empty environment, used away from the repository."""
 
 import json
 import os
@@ -29,7 +29,18 @@ def run(*words, cwd):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, ROOT, cwd=folder)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "-w",
+        folder,
+        ROOT,
+        cwd=folder,
+    )
     return next(folder.glob("steadyflow-*.whl"))
 
 
