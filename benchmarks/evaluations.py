@@ -6,8 +6,9 @@
 For each sampler and each number of evaluations of the network, from the same noise:
 
 - Fréchet distance between the draws and the test images in the 64 features of a small classifier
-  that is trained here on the run's own training images (so it can not be compared with published
-  FID); its floor is that of as many training images. Lower is better.
+  that is trained here on the run's own training images, each feature with variance 1 (so it can
+  not be compared with published FID); its floor is that of as many training images. Lower is
+  better.
 - recognised: the share of the draws that the classifier takes for the class that was asked for,
   for class-conditional models; its floor is its accuracy on test images.
 - own limit: the root mean squared difference to the sampler's own 200 evaluations, in standard
@@ -138,6 +139,7 @@ class Judge:
         self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(size, 64)).to(device)
         self.head = nn.Linear(64, len(dataset.classes or [0])).to(device)
         self._train(dataset.train.x, dataset.train.y, epochs)
+        self.scale = self._all(dataset.train.x[:5000]).double().std(0).clamp_min(1e-6)
         self.accuracy = self.recognised(dataset.test.x, dataset.test.y) or math.nan
 
     def _train(self, x: Tensor, y: Tensor, epochs: int) -> None:
@@ -172,7 +174,7 @@ class Judge:
 
     def distance(self, x: Tensor, y: Tensor) -> float:
         """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of the features."""
-        a, b = self._all(x).double(), self._all(y).double()
+        a, b = (self._all(part).double() / self.scale for part in (x, y))
         means = (a.mean(0) - b.mean(0)).square().sum()
         first, second = a.T.cov(), b.T.cov()
         values, axes = torch.linalg.eigh(first)

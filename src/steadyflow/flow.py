@@ -114,7 +114,7 @@ class Flow(nn.Module):
             raise ValueError(
                 f"expected latents of shape {_batch(self.base.event_shape)}, got {tuple(z.shape)}"
             )
-        y = self.bijection.to_data(z, rows(context, z.shape[0]))
+        y = self.bijection.to_data(self._in_own_precision(z), rows(context, z.shape[0]))
         return y if self.dequantization is None else self.dequantization.inverse(y)
 
     @torch.no_grad()
@@ -210,6 +210,11 @@ class Flow(nn.Module):
         if self.dequantization is not None and not isinstance(self.dequantization, Columns):
             y, change = self.dequantization(x)
             return y.to(torch.promote_types(y.dtype, own)), change
+        x = self._in_own_precision(x)
+        return (x, 0.0) if self.dequantization is None else self.dequantization(x)
+
+    def _in_own_precision(self, x: Tensor) -> Tensor:
+        own = self.base.dtype
         if not x.is_floating_point():
             raise TypeError(
                 f"expected real numbers (a float tensor), got {x.dtype}: use x.float()"
@@ -219,8 +224,7 @@ class Flow(nn.Module):
                 f"the data are float64 but the flow is {str(own).removeprefix('torch.')}: "
                 "use x.float(), or flow.double()"
             )
-        x = x.to(torch.promote_types(x.dtype, own))
-        return (x, 0.0) if self.dequantization is None else self.dequantization(x)
+        return x.to(torch.promote_types(x.dtype, own))
 
     def _to_latent(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         y, change = self._to_real(x)
