@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--patience", type=int)
+    parser.add_argument("--observations", type=int, default=5)
     parser.add_argument("--draws", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--options", type=json.loads, default={}, help="of the model, as JSON")
@@ -108,7 +109,7 @@ def run(task: str, asked: argparse.Namespace) -> tuple[list[float], float]:
     with np.load(asked.folder / f"{task}.npz", allow_pickle=False) as file:
         references, seen = file["posterior_samples"], file["observation"].reshape(5, -1)
     values = []
-    for reference, observation in zip(references, seen, strict=True):
+    for reference, observation in list(zip(references, seen, strict=True))[: asked.observations]:
         given = torch.tensor(observation, dtype=torch.float32)
         torch.manual_seed(asked.seed)
         drawn = result.model.sample(asked.draws, given[None])
