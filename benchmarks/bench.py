@@ -6,7 +6,8 @@
 
 Each runs as a process of its own, its peers in that same process. A peer that is not installed, a
 data set that is not at hand and a benchmark that fails are named in the results; what was measured
-earlier of benchmarks that are not run now is kept. --data is a folder with mnist/ and adbench/.
+earlier of benchmarks that are not run now is kept. --data is a folder with mnist/, adbench/,
+uci_small/ and sbibm/.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "--minutes 1.5",
         "--minutes 0.1 --stacks 2000 --draws 2000 --classifier-steps 100",
     ),
+    "density": ("uci {data}", "uci {data} --sets red_wine --steps 30 --limit 0.5"),
+    "posteriors": ("{data}/sbibm", "{data}/sbibm --tasks two_moons --simulations 500 --steps 50"),
+    "whitening": ("", "--rows 20000 --rounds 2"),
+    "iresnet": ("{data}/mnist", "{data}/mnist --steps 3"),
     "anomalies": ("{data}/adbench", "{data}/adbench --sets thyroid"),
     "autoencoders": (
         "{data}/mnist --minutes 15",
@@ -49,6 +54,8 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     ),
     "replay": ("{data}/mnist", "{data}/mnist"),
 }
+# these want a run or embeddings of one's own, or are parts of others
+APART = ("evaluations", "features", "vector_search", "peers", "bench")
 LIMIT = {"full": 3600, "quick": 400}  # seconds
 
 
@@ -58,7 +65,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="small budgets")
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
-    parser.add_argument("--data", type=Path, help="folder with mnist/ and adbench/")
+    parser.add_argument(
+        "--data", type=Path, help="folder with mnist/, adbench/, uci_small/ and sbibm/"
+    )
     parser.add_argument("--limit", type=float, help="seconds that each may take")
     options = parser.parse_args()
     report = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"benchmarks": {}}

@@ -42,10 +42,15 @@ def test_the_guide_and_the_chinese_readme_name_every_model():
         assert not missing, page
 
 
-def test_tables_of_benchmarks_are_read():
+def test_make_bench_runs_every_benchmark_and_reads_its_tables():
     module = importlib.util.spec_from_file_location("bench", ROOT / "benchmarks" / "bench.py")
     bench = importlib.util.module_from_spec(module)
     module.loader.exec_module(bench)
+    files = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert files == {
+        *bench.BENCHMARKS,
+        *bench.APART,
+    }  # a new benchmark is part of `make bench`
     text = "noise\n\n### D = 8\n\n| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n\nend\n"
     assert bench.tables(text) == [
         {"title": "D = 8", "columns": ["a", "b"], "rows": [["1", "2"], ["3", "4"]]}
