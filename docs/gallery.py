@@ -1,7 +1,7 @@
 """Draws the pictures of the documentation anew, each by the commands that its page names.
 
     python docs/gallery.py                                 those that need no other data
-    python docs/gallery.py --data path/to/data             all; the folder holds mnist/
+    python docs/gallery.py --data path/to/data             all; the folder holds mnist/ and sts/
     python docs/gallery.py --only explore.png --share 0.1  a tenth of the training time
 
 A picture whose data or library is missing, and one that no recipe draws, is named at the end.
@@ -23,8 +23,8 @@ import torch
 
 IMAGES = Path(__file__).resolve().parent / "images"
 
-# {minutes:N} is N minutes of training, {mnist} the folder of the data, {run} a folder of the
-# recipe's own, {out} where the picture goes
+# {minutes:N} and {steps:N} are so much training, {mnist} and {sts} folders of data, {run} a folder
+# of the recipe's own, {out} where the picture goes
 COMMANDS: dict[tuple[str, ...], list[str]] = {
     ("nice-mnist.png",): [
         "train nice {mnist} --minutes {minutes:15} --hidden-features 1000 --hidden-layers 3 "
@@ -45,6 +45,26 @@ COMMANDS: dict[tuple[str, ...], list[str]] = {
         "sample {run} -n 40 --temperature 0.9 --out {out}/glow-mnist.png",
         "interpolate {run} --out {out}/glow-mnist-interpolation.png",
     ],
+    ("fvae-moons.png",): [
+        "train fvae moons --steps {steps:600} --run {run}",
+        "copy {run}/density.png {out}/fvae-moons.png",
+    ],
+    ("maf-moons.png",): [
+        "train maf moons --steps {steps:1500} --run {run}",
+        "copy {run}/density.png {out}/maf-moons.png",
+    ],
+    ("spline-flow-moons.png",): [
+        "train spline-flow moons --steps {steps:2000} --batch-size 512 --run {run}",
+        "copy {run}/density.png {out}/spline-flow-moons.png",
+    ],
+    ("spline-flow-checkerboard.png",): [
+        "train spline-flow checkerboard --n 50000 --steps {steps:3000} --batch-size 512 --run {run}",
+        "copy {run}/density.png {out}/spline-flow-checkerboard.png",
+    ],
+    ("embeddings-spectrum.png",): [
+        "sts {sts}/stsb-en.tsv.gz --encoder all-MiniLM-L6-v2 --pooling mean first-last cls "
+        "layers:2,3 --methods raw --spectrum {out}/embeddings-spectrum.png",
+    ],
     ("diffusion-digits.png",): [
         "train diffusion digits --conditional --minutes {minutes:3} --learning-rate 1e-3 "
         "--batch-size 128 --no-report --run {run}",
@@ -63,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="folder with mnist/")
+    parser.add_argument("--data", type=Path, help="folder with mnist/ and sts/")
     parser.add_argument("--only", nargs="+", help="names of pictures")
     parser.add_argument("--share", type=float, default=1.0, help="of the training time")
     parser.add_argument("--out", type=Path, default=IMAGES)
@@ -94,20 +114,30 @@ def run(commands: list[str], options: argparse.Namespace) -> None:
     """The commands of one recipe, in a folder that is gone afterwards."""
 
     class Minutes:
-        def __format__(self, minutes: str) -> str:
-            return f"{float(minutes) * options.share:g}"
+        def __format__(self, most: str) -> str:
+            return f"{options.share * float(most):g}"
+
+    class Steps:
+        def __format__(self, most: str) -> str:
+            return str(max(1, int(options.share * float(most))))
 
     with tempfile.TemporaryDirectory() as folder:
         for command in commands:
-            if "{mnist}" in command and options.data is None:
+            if options.data is None and ("{mnist}" in command or "{sts}" in command):
                 raise FileNotFoundError("needs --data")
             words = command.format(
                 mnist=options.data and options.data / "mnist",
+                sts=options.data and options.data / "sts",
                 run=Path(folder) / "run",
                 out=options.out,
                 minutes=Minutes(),
+                steps=Steps(),
             )
-            program = [sys.executable, "-m", "steadyflow", *shlex.split(words)]
+            verb, *rest = shlex.split(words)
+            if verb == "copy":
+                shutil.copy(*rest)
+                continue
+            program = [sys.executable, "-m", "steadyflow", verb, *rest]
             subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
 
 
