@@ -58,7 +58,8 @@ COMMANDS: dict[tuple[str, ...], list[str]] = {
         "copy {run}/density.png {out}/spline-flow-moons.png",
     ],
     ("spline-flow-checkerboard.png",): [
-        "train spline-flow checkerboard --n 50000 --steps {steps:3000} --batch-size 512 --run {run}",
+        "train spline-flow checkerboard --n 50000 --steps {steps:3000} --batch-size 512 "
+        "--run {run}",
         "copy {run}/density.png {out}/spline-flow-checkerboard.png",
     ],
     ("embeddings-spectrum.png",): [
