@@ -27,6 +27,7 @@ from steadyflow.errors import UsageError
 from steadyflow.storage import replace_file
 
 BLOCK = 2048  # rows that are centred at a time: they stay in the cache, and memory small
+SHIFTED = 16  # blocks that are centred about the same rows
 MOST_OFFSET = 1.0  # |mean|^2 / total variance up to which float64 rows need no centring
 
 
@@ -212,21 +213,21 @@ class Moments:
         return part if step @ step <= MOST_OFFSET * part.scatter.trace() else None
 
     def _about_a_shift(self, rows: np.ndarray, start: int, wide: np.dtype) -> Iterator[Moments]:
-        """The moments of blocks from which the mean of the first is subtracted."""
-        if start >= len(rows):
-            return
-        shift = np.asarray(rows[start : start + BLOCK]).mean(0, dtype=np.float64).astype(wide)
+        """The moments of parts from which the mean of their first rows is subtracted."""
         room, ones = np.empty((BLOCK, self.size), wide), np.ones(BLOCK, wide)
-        for block in _parts(rows, start, BLOCK):
-            n = len(block)
-            part, centred = Moments(self.size), room[:n]
-            np.subtract(block, shift, out=centred, casting="unsafe", dtype=wide)
-            sums = (ones[:n] @ centred).astype(np.float64)
-            _refuse_non_finite(sums, block, start)
-            part.n, part.mean = n, shift + sums / n
-            step = sums / np.sqrt(n)
-            part.scatter = (centred.T @ centred) - np.multiply.outer(step, step)
-            start += n
+        for chunk in _parts(rows, start, SHIFTED * BLOCK):
+            shift = chunk[:BLOCK].mean(0, dtype=np.float64).astype(wide)
+            part, sums = Moments(self.size), np.zeros(self.size)
+            for block in _parts(chunk, 0, BLOCK):
+                centred = room[: len(block)]
+                np.subtract(block, shift, out=centred, casting="unsafe", dtype=wide)
+                sums += ones[: len(block)] @ centred
+                _refuse_non_finite(sums, block, start)
+                part.scatter += centred.T @ centred
+                start += len(block)
+            part.n, part.mean = len(chunk), shift + sums / len(chunk)
+            step = sums / np.sqrt(len(chunk))
+            part.scatter -= np.multiply.outer(step, step)
             yield part
 
     def _on_device(self, block: Any) -> Moments:
