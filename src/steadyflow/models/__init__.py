@@ -46,6 +46,7 @@ class Entry(NamedTuple):
 
 FLOW = {"vector": "exact", "image": "bound"}  # a bound, since the pixels are dequantised
 BOUND = {"vector": "bound", "image": "bound"}  # the evidence lower bound
+TABLE = {"vector": "exact", "integer columns": "bound"}  # which are dequantised
 ODE = {"vector": "estimate", "image": "estimate"}  # solved to a tolerance
 
 # by their names on the command line
@@ -78,13 +79,13 @@ MODELS: dict[str, Entry] = {
         "maf",
         "MAF",
         "masked autoregressive flow, for tables (Papamakarios et al. 2017)",
-        {"vector": "exact"},
+        TABLE,
     ),
     "spline-flow": Entry(
         "spline_flow",
         "SplineFlow",
         "neural spline flow, for tables (Durkan et al. 2019)",
-        {"vector": "exact"},
+        TABLE,
     ),
     "tarflow": Entry(
         "tarflow",
