@@ -2,13 +2,22 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 from zoo import randomize
 
 from steadyflow import Glow
+from steadyflow.bijections import (
+    Chain,
+    Flatten,
+    InvertibleConvolution,
+    Shift,
+    UniformDequantization,
+)
 from steadyflow.errors import UsageError
 from steadyflow.evaluation.attributes import attribute_direction, attribute_score, manipulate
 from steadyflow.evaluation.completion import complete
+from steadyflow.flow import Flow
 
 
 @pytest.fixture
@@ -58,6 +67,34 @@ def test_completion_keeps_what_is_known_and_climbs(model, groups):
     assert torch.equal(filled[:, :, :2], x[:, :, :2])
     assert model.log_prob(filled).mean() > model.log_prob(start).mean()
     assert all(p.requires_grad for p in model.parameters())
+
+
+class Pair(nn.Module):
+    """Two pixels of correlation 0.8 and standard deviation 0.1: the conditional is known."""
+
+    num_classes = context_features = None
+
+    def __init__(self):
+        super().__init__()
+        mix = InvertibleConvolution(2, "full").double()
+        spread = 0.1 * torch.linalg.cholesky(torch.tensor([[1, 0.8], [0.8, 1]]).double())
+        mix.matrix.weight = nn.Parameter(torch.linalg.inv(spread))
+        chain = Chain(Shift(-0.5), mix, Flatten((2, 1, 1)))
+        self.flow = Flow(chain, (2, 1, 1), dequantization=UniformDequantization(8)).double()
+        self.dequantization = self.flow.dequantization
+
+    def condition(self, context, batch):
+        return None
+
+
+def test_completions_are_draws_of_the_conditional():
+    n, known = 600, torch.tensor([True, False]).reshape(2, 1, 1)
+    x = torch.full((n, 2, 1, 1), 166, dtype=torch.uint8)  # 1.5 standard deviations above the mean
+    filled = complete(Pair(), x, known, steps=300)
+    missing = (filled[:, 1].double() + 0.5) / 256
+    error = 0.1 * 0.6 / n**0.5
+    assert abs(float(missing.mean()) - (0.5 + 0.8 * (166.5 / 256 - 0.5))) < 4 * error
+    assert float(missing.std()) == pytest.approx(0.06, rel=0.15)
 
 
 def test_a_wrong_mask_is_answered(model, groups):
