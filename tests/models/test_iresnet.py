@@ -112,6 +112,7 @@ def test_a_classifier_learns_and_still_inverts(generator):
     trained(model, x, y, steps=40)
     assert model.likelihood == "none"
     assert (model.classify(x).argmax(1) == y).float().mean() > 0.9
+    assert (model.predict_proba(x).argmax(1) == y).float().mean() > 0.9
     assert set(model.metrics()) == {"cross_entropy", "accuracy"}
     found = evaluation.evaluate(model, Split(x, y))
     assert found.accuracy > 0.9

@@ -334,6 +334,10 @@ class IResNet(FlowModel):
         assert self.num_classes is not None
         return self._embed(context, batch, self.num_classes).argmax(1)
 
+    def _class_scores(self, x: Tensor, classes: int) -> Tensor:
+        """For `predict_proba`: by the head where there is one, by Bayes' rule elsewhere."""
+        return super()._class_scores(x, classes) if self.head is None else self.classify(x)
+
     def _cross_entropy(self, features: Tensor, labels: Tensor) -> Tensor:
         assert self.head is not None
         logits = self.head(features)
