@@ -41,19 +41,19 @@ class Terms:
     Attributes:
         always: terms of every example.
         slow: q of the slow tail; 0 to stop after `always` terms (the truncated series).
-        together: one number of terms for a whole batch (quicker) instead of one for each example
-            (which makes the errors of examples independent).
+        groups: how many numbers of terms are drawn for a batch, each for a part of it (quicker);
+            None for one for each example, which makes the errors of examples independent.
     """
 
     always: int
     slow: float = 0.0
-    together: bool = False
+    groups: int | None = None
 
     @classmethod
-    def roulette(cls, always: int, contraction: float, together: bool = False) -> Terms:
+    def roulette(cls, always: int, contraction: float, groups: int | None = None) -> Terms:
         """An unbiased series of finite variance for Jacobians of norm at most `contraction`."""
         square = contraction**2
-        return cls(always, max(QUICK, min(1.1 * square, (1 + square) / 2)), together)
+        return cls(always, max(QUICK, min(1.1 * square, (1 + square) / 2)), groups)
 
     def survival(self, k: int) -> float:
         """The probability with which term k is summed."""
@@ -66,11 +66,12 @@ class Terms:
         """The number of terms of each of n examples, (n,), in falling order, on the CPU."""
         if not self.slow or not n:
             return torch.full((n,), self.always)
-        draws = 1 if self.together else n
+        draws = n if self.groups is None else min(self.groups, n)
         ratio = torch.where(torch.rand(draws) < RARE, self.slow, QUICK)
         more = torch.log(1 - torch.rand(draws, dtype=torch.float64)) / torch.log(ratio.double())
         counts = self.always + more.floor().long()
-        return counts.sort(descending=True).values.expand(n)
+        counts = counts.repeat_interleave(-(-n // draws))[:n]
+        return counts.sort(descending=True).values
 
 
 def estimated_log_det(
@@ -139,7 +140,7 @@ def _sum(
     n, wide = len(x), torch.promote_types(x.dtype, torch.float32)
     counts = terms.draw(n).tolist()
     # the examples in a random order of their numbers of terms, so that those left are the first
-    order = torch.arange(n) if terms.together or not terms.slow else torch.randperm(n)
+    order = torch.randperm(n) if terms.slow else torch.arange(n)
     back = order.argsort().to(x.device)
     order = order.to(x.device)
     (probe,) = draw_probes(x)

@@ -28,6 +28,7 @@ from steadyflow.solvers.fixed_point import METHODS, FixedPoint, fixed_point
 from steadyflow.solvers.solution import SolverError
 
 LOG_DETS = ("exact", "roulette", "truncated")
+GROUPS = 8  # parts of a training batch that draw a number of terms each
 EPSILONS = 8  # roundings that the inverse is wrong by, without a tolerance of the user's
 
 
@@ -128,7 +129,8 @@ class Residual(Bijection):
         always = self.terms if self.training else self.evaluation_terms
         if kind == "truncated":
             return estimated_log_det(self.network, x, context, Terms(always))
-        terms = Terms.roulette(always, self.network.lipschitz, together=self.training)
+        groups = GROUPS if self.training else None
+        terms = Terms.roulette(always, self.network.lipschitz, groups)
         return estimated_log_det(self.network, x, context, terms)
 
     def solve(self, z: Tensor, context: Tensor | None = None) -> FixedPoint:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -39,9 +39,9 @@ SAME = 1e-5  # relative change of a number that is only rounding
 class LipschitzLayer(nn.Module):
     """A linear map whose norm stays below a coefficient, whatever its weights become.
 
-    The norm is measured when the weights have changed since the last call (in place or replaced;
-    only what is written through `weight.data` goes unnoticed). The vectors that a measurement
-    starts from are kept with the weights.
+    The norm is measured whenever the weights have changed since the last call, whoever changed
+    them: in training their sums are compared (fused optimisers leave no other trace), in
+    evaluation torch's count of changes. The vectors that a measurement starts from are kept.
 
     Args:
         weight: the free parameter W, (out, in, *kernel).
@@ -68,9 +68,10 @@ class LipschitzLayer(nn.Module):
         self.coefficient, self.norm, self.size = coefficient, norm, tuple(size)
         self._transposed = weight.shape[0] < weight.shape[1]  # vectors live on the smaller side
         self.register_buffer("bound", weight.new_zeros(()))
-        self.register_buffer("fingerprint", weight.new_zeros(()))
+        self.register_buffer("fingerprint", weight.new_zeros(2))
         self.register_buffer("vectors", weight.new_zeros(2, *self._domain()))
         self._seen: tuple[Any, ...] | None = None
+        self._sums: tuple[Any, ...] | None = None
         self._factor = 1.0
 
     def extra_repr(self) -> str:
@@ -99,18 +100,24 @@ class LipschitzLayer(nn.Module):
     def measure(self) -> None:
         """Brings the bound up to date, if the weights or the size have changed."""
         key = (weakref.ref(self.weight), self.weight._version, self.size)
-        if self._seen == key:
+        if self._seen == key and not self.training:
             return
-        if not torch.isfinite(self.weight).all():
+        sums = self._summed()
+        mark = (*sums.tolist(), self.size)
+        if self._sums == mark:
+            self._seen = key
+            return
+        if not math.isfinite(mark[0]):
             raise ValueError("the norm of a layer is not finite: its weights hold NaN or infinity")
         with exact_arithmetic(self.weight):
             if self.norm != "2":
                 self.bound.copy_(self._norm_of(self.weight))
-            elif self._seen is not None or not self._known():
+            elif self._sums is not None or not self._known(sums):
                 self._measure_spectral()
+            self.fingerprint.copy_(sums)
         bound = float(self.bound)
         self._factor = min(1.0, self.coefficient / bound) if bound > 0 else 1.0
-        self._seen = key
+        self._seen, self._sums = key, mark
 
     @torch.no_grad()
     def true_norm(self, tolerance: float = 1e-6, max_steps: int = 400) -> float:
@@ -136,12 +143,21 @@ class LipschitzLayer(nn.Module):
             return float(self._norm_of(weight))
         return float(torch.linalg.matrix_norm(self._blocks(weight), 2).max())
 
-    def _known(self) -> bool:
+    def train(self, mode: bool = True) -> Self:
+        """Looks at the weights anew: they may have been changed by then."""
+        self._seen = None
+        return super().train(mode)
+
+    def _summed(self) -> Tensor:
+        """Two numbers that change with the weights."""
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        weight = self.weight.to(wide)
+        return torch.stack((torch.linalg.vector_norm(weight), weight.sum()))
+
+    def _known(self, sums: Tensor) -> bool:
         """Whether the bound is of these weights already: of a copy, or of a file."""
-        if not self.vectors.any():
-            return False
-        mark = self._image_norm(self.weight, self.vectors[1])
-        return bool((mark - self.fingerprint).abs() <= SAME * self.fingerprint)
+        close = (sums - self.fingerprint).abs() <= SAME * sums[0]
+        return bool(self.bound > 0) and bool(self.vectors.any()) and bool(close.all())
 
     def _measure_spectral(self) -> None:
         wide = torch.promote_types(self.weight.dtype, torch.float32)
@@ -164,7 +180,6 @@ class LipschitzLayer(nn.Module):
             )
             self.vectors[0], self.vectors[1] = found.vector, found.start
             self.bound.copy_(size * (found.bound * (1 + MARGIN)))
-        self.fingerprint.copy_(self._image_norm(self.weight, self.vectors[1]))
 
     def _norm_of(self, weight: Tensor) -> Tensor:
         """The norm, differentiable in the weight."""
@@ -241,11 +256,11 @@ class LipschitzLayer(nn.Module):
         if saved is not None and saved.shape != self.vectors.shape and saved.dim() == 4:
             self.size = tuple(saved.shape[2:])  # measured for other images last
             self.vectors = self.vectors.new_zeros(saved.shape)
-        self._seen = None
+        self._seen = self._sums = None
         super()._load_from_state_dict(state, prefix, *rest)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_seen": None}
+        return {**self.__dict__, "_seen": None, "_sums": None}
 
 
 class LipschitzLinear(LipschitzLayer):
