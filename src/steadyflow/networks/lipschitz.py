@@ -29,7 +29,7 @@ from steadyflow.solvers.singular import leading_singular
 NORMS = ("2", "1", "inf")
 DENSE = 512  # rank up to which a matrix is squared, not iterated
 DENSE_IMAGES = {"cpu": 128, "cuda": 1024}  # the same for a convolution, written as a matrix
-SQUARINGS = 10
+TINY, FOURTH_POWERS = 16, 5  # rank up to which eigenvalues are computed; squarings, in pairs
 SMALL, MANY, FEW = 512, 16, 10  # Lanczos steps: small maps have crowded spectra
 TOLERANCE = 2e-3  # between the estimate of a norm and its bound
 MARGIN = 4e-3  # by which a bound is raised, for a leading vector that has changed places
@@ -361,18 +361,26 @@ class LipschitzConv2d(LipschitzLayer):
 def _by_squaring(gram: Tensor) -> tuple[Tensor, Tensor]:
     """A proven upper bound on the largest eigenvalue of a Gram matrix, and its vector.
 
-        lambda^p <= tr G^p <= n lambda^p,       p = 2^10: at most 0.3 % too large for n = 512
+        lambda^p <= tr G^p <= n lambda^p,      p = 4^5: at most 0.6 % too large for n = 512
 
     Squaring takes no start, misses nothing and asks no question on the way (Delattre et al. 2023).
     """
+    tiny = torch.finfo(gram.dtype).tiny
+    if len(gram) <= TINY:
+        values, vectors = torch.linalg.eigh(gram.double())
+        return values[-1].clamp_min(0).to(gram.dtype) * (1 + 1e-6), vectors[:, -1]
     power, log, share = gram, gram.new_zeros((), dtype=torch.float64), 1.0
-    for _ in range(SQUARINGS + 1):
-        trace = power.diagonal().sum().clamp_min(torch.finfo(gram.dtype).tiny)
-        power, log = power / trace, log + share * trace.double().log()
-        last, power, share = power, power @ power, share / 2
+    for _ in range(FOURTH_POWERS):
+        trace = power.diagonal().sum().clamp_min(tiny)
+        log, share = log + share * trace.double().log(), share / 4
+        power = power / trace
+        power = power @ power
+        power = power @ power
+    trace = power.diagonal().sum().clamp_min(tiny)
+    log = log + share * trace.double().log()
     # the largest column of the power is along the leading eigenvector
-    column = last[:, last.diagonal().argmax()]
-    norm = torch.linalg.vector_norm(column).clamp_min(torch.finfo(gram.dtype).tiny)
+    column = power[:, power.diagonal().argmax()] / trace
+    norm = torch.linalg.vector_norm(column).clamp_min(tiny)
     return log.exp().to(gram.dtype) * (1 + 1e-6), column / norm
 
 
