@@ -70,7 +70,8 @@ class IResNet(FlowModel):
         factor_out: half of the channels become latent after each scale but the last.
         padding: channels of zeros added to the image before everything, for a classifier.
         coefficient: the largest norm of each layer, below 1.
-        activation: 'lipswish', 'clipswish', 'elu' or 'tanh'.
+        activation: 'lipswish', 'clipswish', 'elu' or 'tanh'; None for 'clipswish' (vectors, where
+            it learns faster) or 'lipswish' (images).
         norm: '2', '1' or 'inf', in which the blocks contract.
         log_det: how blocks of convolutions are trained: 'roulette' (unbiased), 'truncated'
             (biased) or 'exact' (a dense Jacobian, for tiny images). Evaluation is unbiased or
@@ -101,7 +102,7 @@ class IResNet(FlowModel):
         factor_out: bool = False,
         padding: int = 0,
         coefficient: float = 0.98,
-        activation: str = "lipswish",
+        activation: str | None = None,
         norm: str = "2",
         log_det: str = "roulette",
         terms: int = 2,
@@ -124,7 +125,7 @@ class IResNet(FlowModel):
         self.task, self.class_weight = task, class_weight
         self._of_network: dict[str, Any] = {
             "coefficient": coefficient,
-            "activation": activation,
+            "activation": activation or ("lipswish" if image else "clipswish"),
             "norm": norm,
         }
         self._context = None if task != "density" else num_classes or context_features
