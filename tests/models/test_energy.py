@@ -448,3 +448,21 @@ def test_mistakes_in_use(generator):
     assert model.slope(x).shape == (3,)
     model.energy_loss(x)
     assert x.grad is None, "the caller's tensor is left alone"
+
+
+def test_training_resumes_exactly(tmp_path):
+    """The draws of both players follow from the seed and the step."""
+    from steadyflow.training import resume
+
+    def built():
+        torch.manual_seed(1)
+        return EnergyModel(event_shape=[2], generator_every=2, **SMALL)
+
+    options = {"batch_size": 64, "progress": False, "data_options": {"n": 300}}
+    whole = fit(built(), "moons", run=tmp_path / "whole", steps=8, schedule="constant", **options)
+    fit(built(), "moons", run=tmp_path / "half", steps=4, schedule="constant", **options)
+    rest = resume(tmp_path / "half", steps=8)
+    state = rest.model.state_dict()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert float(whole.model.log_z) == float(state["log_z"])
