@@ -466,3 +466,22 @@ def test_training_resumes_exactly(tmp_path):
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, state[name]), name
     assert float(whole.model.log_z) == float(state["log_z"])
+
+
+@pytest.mark.slow
+def test_twenty_five_gaussians_are_all_found_and_sharp():
+    """Draws of the energy: every mode, evenly, and nine in ten within 4 standard deviations."""
+    line = torch.arange(-4, 5, 2, dtype=torch.float64)
+    means = torch.cartesian_prod(line, line)
+    mixture = Mixture(torch.ones(25), means, torch.full((25,), 0.05**2))
+    x = mixture.sample(20_000, torch.Generator().manual_seed(0)).float()
+    model = fit("energy", x, steps=800, learning_rate=4e-3, progress=False).model
+    drawn = model.sample(5000)
+    nearest = torch.cdist(drawn.double(), means).min(1)
+    shares = torch.bincount(nearest.indices, minlength=25).double() / len(drawn)
+    assert float((nearest.values < 0.2).double().mean()) > 0.9
+    assert float(torch.special.xlogy(shares, 25 * shares).sum()) < 0.03
+    fresh = mixture.sample(2000, torch.Generator().manual_seed(1)).float()
+    with torch.no_grad():
+        gap = float((mixture.log_prob(fresh) - model.log_prob(fresh)).mean())
+    assert 0 < gap < 0.4
