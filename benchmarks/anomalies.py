@@ -36,19 +36,21 @@ class Slope(FlowOutlierDetector):
         return -self._through("slope", self._rows(X)[:, self.kept_])
 
 
-def energy(seed: int, kind: type = FlowOutlierDetector, **options) -> FlowOutlierDetector:
+def energy(
+    seed: int, steps: int, kind: type = FlowOutlierDetector, **options
+) -> FlowOutlierDetector:
     """A detector by an energy of those options."""
-    return kind("energy", model_options=options, random_state=seed)
+    return kind("energy", model_options=options, steps=steps, random_state=seed)
 
 
 DETECTORS = {
-    "flow": lambda seed: FlowOutlierDetector(random_state=seed),
-    "forest": lambda seed: IsolationForest(random_state=seed),
-    "mixture": lambda seed: GaussianMixture(20, reg_covar=1e-4, random_state=seed),
-    "factor": lambda seed: LocalOutlierFactor(novelty=True),
+    "flow": lambda seed, steps: FlowOutlierDetector(random_state=seed, steps=steps),
+    "forest": lambda seed, _: IsolationForest(random_state=seed),
+    "mixture": lambda seed, _: GaussianMixture(20, reg_covar=1e-4, random_state=seed),
+    "factor": lambda seed, _: LocalOutlierFactor(novelty=True),
     "energy": energy,
-    "entropy": lambda seed: energy(seed, entropy="mutual-information"),
-    "slope": lambda seed: energy(seed, Slope),
+    "entropy": lambda seed, steps: energy(seed, steps, entropy="mutual-information"),
+    "slope": lambda seed, steps: energy(seed, steps, Slope),
 }
 
 
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--sets", nargs="*")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--steps", type=int, default=2000, help="of flows and energies")
     parser.add_argument(
         "--detectors",
         nargs="*",
@@ -86,7 +89,7 @@ def main() -> None:
             cells, seconds = [], 0.0
             for name in asked.detectors:
                 began = time.perf_counter()
-                scores = DETECTORS[name](seed).fit(train).score_samples(test)
+                scores = DETECTORS[name](seed, asked.steps).fit(train).score_samples(test)
                 cells.append(f"{roc_auc_score(labels, -scores):.3f}")
                 seconds = seconds or time.perf_counter() - began
             row = [path.stem, str(seed), *cells, f"{seconds:.0f}"]
