@@ -7,12 +7,12 @@ For each sampler and each number of evaluations of the network, from the same no
 
 - Fréchet distance between the draws and the test images in the 64 features of a small classifier
   that is trained here on the run's own training images, each feature with variance 1 (so it can
-  not be compared with published FID); its floor is that of as many training images. Lower is
-  better.
+  not be compared with published FID); its floor is that of the validation images, which the
+  classifier has not seen either. Lower is better.
 - recognised: the share of the draws that the classifier takes for the class that was asked for,
   for class-conditional models; its floor is its accuracy on test images.
-- own limit: the root mean squared difference to the sampler's own 200 evaluations, in standard
-  deviations of the pixels.
+- own limit: the root mean squared difference to the sampler's own 200 evaluations (--limit), in
+  standard deviations of the pixels.
 
 With --out a picture: one row for each number of evaluations, the same noise in each column.
 """
@@ -31,10 +31,10 @@ from torch import Tensor, nn
 
 from steadyflow.evaluation.access import at_rest
 from steadyflow.models.probability_flow import ProbabilityFlowModel
+from steadyflow.report.gallery import white_of
 from steadyflow.training import Run
 
 EVALUATIONS = (5, 10, 20, 50, 100)
-LIMIT = 200
 # evaluations = each x steps - less
 COSTS = {
     "heun": (2, 0),
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="draws for each number")
     parser.add_argument("--samplers", nargs="+", choices=list(COSTS), default=["dpm++2m", "heun"])
     parser.add_argument("--evaluations", type=int, nargs="+", default=list(EVALUATIONS))
+    parser.add_argument("--limit", type=int, default=200, help="what is compared with")
     parser.add_argument("--guidance", type=float, default=1.0, help="other than 1 costs double")
     parser.add_argument("--epochs", type=int, default=10, help="of the classifier")
     parser.add_argument("--out", type=Path, help="folder for a picture and the numbers")
@@ -67,16 +68,16 @@ def main() -> None:
     white = float(2 ** model.config["bits"] - 1)
     judge = Judge(dataset, white, device, options.epochs)
     real = dataset.test.x[: options.n]
-    spare = dataset.train.x[: len(real)]
+    spare = dataset.validation.x[: options.n]
     print(f"{model.name}, {options.n} draws, guidance {options.guidance:g}; against real images")
     print(f"classifier: {judge.accuracy:.1%} of the test images")
-    print(f"floor, {len(spare)} training images: Fréchet {judge.distance(spare, real):.3f}\n")
+    print(f"floor, {len(spare)} validation images: Fréchet {judge.distance(spare, real):.3f}\n")
     print("| sampler | evaluations | Fréchet | recognised | own limit | seconds |")
     print("|---|---|---|---|---|---|")
     found = []
     for sampler in options.samplers:
         limit, rows = None, []
-        for count in sorted({*options.evaluations, LIMIT}, reverse=True):
+        for count in sorted({*options.evaluations, options.limit}, reverse=True):
             each, less = COSTS[sampler]
             steps = max(1, (count + less) // each)
             began = time.monotonic()
@@ -92,7 +93,7 @@ def main() -> None:
                     "recognised": judge.recognised(x, labels),
                     "own_limit": float(far),
                     "seconds": seconds,
-                    "images": x[: 2 * model.num_classes if model.num_classes else 20],
+                    "images": x[:20],
                 }
             )
         for row in reversed(rows):
@@ -104,7 +105,7 @@ def main() -> None:
             )
         found += reversed(rows)
     if options.out is not None:
-        save(options.out, model.name, found, white, len(options.evaluations))
+        save(options.out, model.name, found, white_of(dataset), len(options.evaluations))
 
 
 @torch.no_grad()
@@ -183,7 +184,7 @@ class Judge:
         return float(means + first.trace() + second.trace() - 2 * cross)
 
 
-def save(folder: Path, name: str, found: list[dict], white: float, count: int) -> None:
+def save(folder: Path, name: str, found: list[dict], white: float | None, count: int) -> None:
     """One picture for each sampler, and all numbers as JSON."""
     from PIL import Image
 

@@ -67,8 +67,8 @@ COMMANDS: dict[tuple[str, ...], list[str]] = {
         "layers:2,3 --methods raw --spectrum {out}/embeddings-spectrum.png",
     ],
     ("diffusion-digits.png",): [
-        "train diffusion digits --conditional --minutes {minutes:3} --learning-rate 1e-3 "
-        "--batch-size 128 --no-report --run {run}",
+        "train diffusion digits --conditional --steps {steps:900} --hidden-channels 16 "
+        "--learning-rate 3e-3 --batch-size 128 --validate-every 200 --no-report --run {run}",
         "sample {run} -n 40 --out {out}/diffusion-digits.png",
     ],
     ("flow-matching-mnist.png",): [
