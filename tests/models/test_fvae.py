@@ -450,7 +450,7 @@ def test_annealing_and_free_bits_act_in_training_only():
 
 def test_a_scale_has_its_floor_and_its_ceiling():
     scale = LearnedScale((), floor=0.01)
-    assert float(scale(torch.zeros(()))) == pytest.approx(0.11)
+    assert scale(torch.zeros(())).item() == pytest.approx(0.11)
     for moved in (-1e9, 1e9):
         value = scale(torch.zeros(()), torch.tensor(moved))
         assert 0.01 < float(value) < 3000
