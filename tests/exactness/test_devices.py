@@ -11,7 +11,7 @@ import pytest
 import torch
 from zoo import BIJECTIONS, MODELS
 
-from steadyflow.bijections import UniformDequantization, reversible
+from steadyflow.bijections import dequantization, reversible
 
 BATCH = 3
 
@@ -64,9 +64,11 @@ def test_models(name, generator, monkeypatch):
         context = context.new_zeros(BATCH, model.num_classes, dtype=torch.float32)
         monkeypatch.setattr(model, "condition", lambda given, _: given)
     x = x.float() if x.is_floating_point() else x.to(torch.uint8)
-    monkeypatch.setattr(UniformDequantization, "_check_range", lambda *_: None)
+    monkeypatch.setattr(dequantization, "recording", lambda: True)  # pixels are looked at
     context = None if context is None else context.float()
     with until_values_matter():
-        model.loss(x, context).backward()
+        loss = model.loss(x, context)
+        if loss.requires_grad:  # a whitening has nothing to train
+            loss.backward()
     with until_values_matter():
         assert model.sample(BATCH, context).device == x.device
