@@ -85,6 +85,15 @@ def test_zscore_leaves_constant_variables_out():
     assert not z[:, 1].any()
 
 
+@pytest.mark.parametrize("name", ["flow:3", "bert-flow"])
+def test_flows_leave_dead_units_out(name):
+    x = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)
+    x[:, 2] = 0
+    z = Method.named(name).fit(x, steps=3).apply(x)
+    assert z.shape == (300, 3 if name == "flow:3" else 5)
+    assert np.isfinite(z).all()
+
+
 def test_pairs_of_vectors(tmp_path):
     np.savez(tmp_path / "v.npz", a=[0, 1], b=[1, 2], score=[1.0, 2.0], x=np.eye(3))
     assert len(pairs_from_arrays(tmp_path / "v.npz")) == 2

@@ -145,6 +145,8 @@ class Method:
         from steadyflow.models.sentence_flow import SentenceFlow
 
         raw = self.kind == "bert-flow"
+        varying = np.flatnonzero(np.ptp(x, axis=0) > 0)  # dead units have no density
+        x = x[:, varying] if raw else x
         k = None if raw else int(self.number or 128)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -155,7 +157,8 @@ class Method:
 
         def apply(rows: np.ndarray) -> np.ndarray:
             with torch.no_grad():
-                parts = torch.from_numpy(rows.astype(np.float32)).split(4096)
+                given = rows[:, varying] if raw else rows
+                parts = torch.from_numpy(given.astype(np.float32)).split(4096)
                 return torch.cat([model.transform(part) for part in parts]).numpy()
 
         loss = done.best_validation_loss

@@ -81,7 +81,9 @@ def check(model: GenerativeModel, dataset: Dataset) -> None:
         )
     if model.num_classes is not None:
         _check_classes(model, dataset, model.num_classes)
-    if dataset.kind == "vector" and not model.config.get("columns"):
+    # a model that whitens all examples finds what is constant by itself, in any direction
+    finds_out = model.initializes_on_all or model.config.get("columns")
+    if dataset.kind == "vector" and not finds_out:
         _refuse_constant_columns(dataset)
     bits = model.config.get("bits")
     if dataset.bits is not None and bits is not None and bits < dataset.bits:

@@ -45,7 +45,6 @@ class EmbeddingWhitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     Attributes:
         moments_: count, mean and scatter of the rows so far; what `merge` adds up.
-        solution_: the map, its eigenvalues and its notes.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(300, 4)) @ np.diag([9, 3, 1, 0.1]) + 5
@@ -119,7 +118,7 @@ class EmbeddingWhitener(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     @property
     def solution_(self) -> WhiteningSolution:
-        """The map that the moments and the parameters give; solved when it is first asked for."""
+        """The map, its eigenvalues and its notes; solved when it is first asked for."""
         if "moments_" not in self.__dict__:
             raise AttributeError("solution_ is there after fit")
         asked = self._options()
