@@ -38,7 +38,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--model", help="a trained TarFlow, whose four samplers are compared")
+    parser.add_argument(
+        "--model", help="a trained TarFlow (a run, or mnist-tarflow): its samplers are compared"
+    )
     parser.add_argument("--tolerance", type=float, default=1e-3, help="of the parallel samplers")
     options = parser.parse_args()
 
@@ -102,14 +104,16 @@ def samplers(options: argparse.Namespace) -> Any:
     """The four samplers and 'auto' on a trained model, beside the authors' cache."""
     import torch
 
-    from steadyflow import TarFlow
-    from steadyflow.models import GenerativeModel
+    from steadyflow import TarFlow, load
 
-    model: Any = GenerativeModel.from_pretrained(options.model)
+    model: Any = load(options.model)
     assert isinstance(model, TarFlow)
     model = model.eval().to(options.device)
     config = model.config
-    official = _official(options, config["channels"], config["event_shape"][1])
+    # the authors' heads have 64 channels; theirs are blocks of LAYERS layers on grey images
+    alike = config["channels"] % 64 == 0 and config["patch_size"] in (None, PATCH)
+    side = config["event_shape"][1]
+    official = _official(options, config["channels"], side) if alike else None
     names = ("cached", "windowed", "jacobi", "auto")
     columns = [*names, *(["authors' cache"] if official else [])]
     yield (
@@ -120,14 +124,13 @@ def samplers(options: argparse.Namespace) -> Any:
     yield "|---|" + "---|" * (len(columns) + 2)
     for n in options.samples:
         z = torch.randn(n, *model.event_shape, device=options.device)
+        labels = None if model.num_classes is None else torch.arange(n) % model.num_classes
+        decode = functools.partial(model.decode_with_report, z, labels)
         runs: dict[str, Callable[[], Any]] = {
-            name: functools.partial(
-                model.decode_with_report, z, sampler=name, tolerance=options.tolerance
-            )
+            name: functools.partial(decode, sampler=name, tolerance=options.tolerance)
             for name in names
         }
-        exact = model.decode_with_report(z)
-        rough = model.decode_with_report(z, sampler="jacobi", tolerance=options.tolerance)
+        exact, rough = decode(), decode(sampler="jacobi", tolerance=options.tolerance)
         difference = (exact.x - rough.x).abs().max().item()
         if official:
             runs["authors' cache"] = functools.partial(official.sample, n)
