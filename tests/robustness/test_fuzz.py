@@ -23,7 +23,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 import steadyflow
-from steadyflow import MAF, NICE, Diffusion, Glow, RealNVP, data
+from steadyflow import MAF, NICE, Diffusion, Glow, RealNVP, TarFlow, data
 from steadyflow.cli.main import VERBS, main
 from steadyflow.models import GenerativeModel
 from steadyflow.training import Run, TrainingOptions
@@ -154,6 +154,7 @@ SMALL = {
     NICE: {"event_shape": [2], "hidden_features": 4, "hidden_layers": 1},
     RealNVP: {"event_shape": [1, 4, 4], "hidden_channels": 4, "blocks": 1, "scales": 1},
     Glow: {"event_shape": [1, 4, 4], "hidden_channels": 4, "steps": 1},
+    TarFlow: {"event_shape": [1, 4, 2], "channels": 4, "blocks": 1, "layers_per_block": 1},
     MAF: {"event_shape": [3], "hidden_features": [4], "transforms": 1},
     Diffusion: {"event_shape": [2], "hidden_features": [4]},
 }

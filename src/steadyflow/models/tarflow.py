@@ -162,7 +162,7 @@ class TarFlow(FlowModel):
 
         In training some examples go without their context.
         """
-        rows = self.condition(context, x.shape[0])
+        rows = self._rows_for(x, context)
         if rows is not None and self.training and self.drop_context:
             keep = torch.rand(len(rows), 1, device=rows.device) >= self.drop_context
             rows = rows * keep.to(rows.dtype)

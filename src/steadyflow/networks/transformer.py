@@ -67,6 +67,8 @@ class CausalTransformer(nn.Module):
         context_features: int | None = None,
     ):
         super().__init__()
+        if width < 1 or (heads is not None and heads < 1):
+            raise ValueError(f"channels and heads must be at least 1, got {width} and {heads}")
         heads = fitting_heads(width) if heads is None else heads
         if width % heads:
             raise ValueError(f"{width} channels can not be divided among {heads} heads")
