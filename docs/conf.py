@@ -58,6 +58,7 @@ def more_names(written):
     """A page of the public classes and functions that reference.md does not show already."""
     modules = set(re.findall(r"automodule:: (\S+)", written))
     named = {name.rpartition(".")[2] for name in re.findall(r"auto\w+:: (\S+)", written)}
+    named |= set(re.findall(r"\w+", " ".join(re.findall(r":members: (.*)", written))))
     parts = ["# More of the Python reference\n\nEvery other public name, by the room it is in.\n"]
     for room in ROOMS:
         house = importlib.import_module(f"steadyflow{room}")
