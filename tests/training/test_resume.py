@@ -1,4 +1,5 @@
 import signal
+import time
 
 import pytest
 import torch
@@ -117,6 +118,8 @@ def test_the_second_ctrl_c_breaks_off(tmp_path, points, small):
     class Twice(Signal):
         def on_train_batch_end(self, trainer, training, *_):
             super().on_train_batch_end(trainer, training)
+            while training.step == self.step and not training.interruption.asked:
+                time.sleep(0.01)  # two signals at once would be one
             super().on_train_batch_end(trainer, training)
 
     before = signal.getsignal(signal.SIGINT)
