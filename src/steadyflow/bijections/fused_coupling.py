@@ -25,13 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from steadyflow import native
 from steadyflow.bijections.bijection import Transformed, zero_log_det
 from steadyflow.bijections.transforms import Additive, Affine
-from steadyflow.networks.fused_masked import hooked
+from steadyflow.networks.fused_masked import hooked, ordinary
 from steadyflow.networks.mlp import MLP
 
 if TYPE_CHECKING:
@@ -303,23 +302,6 @@ def look_at(
 
 
 plan = cache(Plan)
-
-
-def ordinary(x: Tensor) -> bool:
-    """Whether x is plain float32 in plain memory, seen by nobody but autograd."""
-    return (
-        (type(x) is Tensor or type(x) is nn.Parameter)
-        and x.is_cpu
-        and x.dtype == torch.float32
-        and x.layout == torch.strided
-        and torch._C._has_storage(x)
-        and not x.is_neg()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._get_tracing_state()
-        and not torch.is_autocast_enabled("cpu")
-        and forward_ad._current_level < 0
-    )
 
 
 def _usable(parameter: Tensor | None) -> bool:

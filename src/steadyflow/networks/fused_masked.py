@@ -277,6 +277,7 @@ def ordinary(x: Tensor) -> bool:
         and x.is_cpu
         and x.dtype == torch.float32
         and x.layout == torch.strided
+        and torch._C._has_storage(x)
         and not x.is_neg()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
