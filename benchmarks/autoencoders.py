@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15, help="of each training")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--precision", default="float32", help="of all: bf16-mixed")
     parser.add_argument("--draws", type=int, default=16, help="K of the bound")
     parser.add_argument("--limit", type=int, help="test images to evaluate; all without it")
     parser.add_argument("--seed", type=int, default=0)
@@ -102,6 +103,7 @@ def row(name: str, dataset: Any, test: Tensor, options: argparse.Namespace) -> s
             minutes=options.minutes,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
+            precision=options.precision,
             validate_every=1000,
             seed=options.seed,
             progress=False,
