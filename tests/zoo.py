@@ -64,10 +64,10 @@ from steadyflow.bijections.convolution import FORMS
 from steadyflow.bijections.transforms import LOG_SCALES
 from steadyflow.models.diffusion import Diffusion
 from steadyflow.models.flow_matching import FlowMatching
+from steadyflow.models.flow_model import FlowModel
 from steadyflow.models.glow import Glow
 from steadyflow.models.iresnet import IResNet
 from steadyflow.models.maf import MAF
-from steadyflow.models.model import FlowModel
 from steadyflow.models.nice import NICE
 from steadyflow.models.realnvp import RealNVP
 from steadyflow.models.sentence_flow import SentenceFlow

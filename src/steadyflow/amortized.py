@@ -27,7 +27,7 @@ from steadyflow.errors import UsageError
 from steadyflow.evaluation.access import at_rest, bring
 from steadyflow.evaluation.importance import ImportanceWeights, importance_weights
 from steadyflow.inference import descend
-from steadyflow.models.model import FlowModel
+from steadyflow.models.flow_model import FlowModel
 
 LogJoint = Callable[[Tensor, Tensor], Tensor]
 JUDGED, DRAWS = 200, 1000  # how many x are judged after a fit, and draws for each

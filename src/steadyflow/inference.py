@@ -21,7 +21,7 @@ from torch import Tensor
 
 from steadyflow.errors import TrainingError, UsageError
 from steadyflow.evaluation.importance import ImportanceWeights, importance_weights
-from steadyflow.models.model import FlowModel
+from steadyflow.models.flow_model import FlowModel
 
 if TYPE_CHECKING:
     from steadyflow.training.guard import NonFiniteGuard

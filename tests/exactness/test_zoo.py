@@ -7,7 +7,7 @@ import steadyflow.bijections
 from steadyflow.bijections import Bijection, Split, Transform
 from steadyflow.models import MODELS as REGISTERED
 from steadyflow.models import model_class
-from steadyflow.models.model import FlowModel
+from steadyflow.models.flow_model import FlowModel
 
 
 def public(base: type) -> list[type]:

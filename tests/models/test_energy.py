@@ -14,7 +14,8 @@ from steadyflow.bijections import Chain, LULinear, Standardization
 from steadyflow.models.adversarial import energy_distance
 from steadyflow.models.energy import flattened, steady_weights
 from steadyflow.models.entropy import ENTROPIES
-from steadyflow.models.model import FlowModel, GenerativeModel
+from steadyflow.models.flow_model import FlowModel
+from steadyflow.models.model import GenerativeModel
 
 SMALL = {
     "hidden_features": [16, 16],

@@ -34,7 +34,7 @@ def check(
     """
     from steadyflow.cli.opened import examples, open_model
     from steadyflow.evaluation.access import bring, context_of
-    from steadyflow.models.model import FlowModel
+    from steadyflow.models.flow_model import FlowModel
 
     opened = open_model(run)
     if not isinstance(opened.model, FlowModel):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from steadyflow.errors import UsageError
 from steadyflow.evaluation import access
-from steadyflow.models.model import FlowModel
+from steadyflow.models.flow_model import FlowModel
 
 Progress = Callable[[int, int], None]
 TOLERANCES = (0.5, 0.01)  # of the known pixels, at the first step and at the last

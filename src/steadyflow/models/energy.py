@@ -33,7 +33,7 @@ from steadyflow.evaluation.importance import importance_weights
 from steadyflow.flow import Flow
 from steadyflow.models.adversarial import FEW_VARIABLES, PENALTY, AdversarialModel
 from steadyflow.models.entropy import ENTROPIES, make_entropy
-from steadyflow.models.model import FlowModel
+from steadyflow.models.flow_model import FlowModel
 from steadyflow.models.normalizer import TRUSTED, LogNormalizer, log_normalizer
 from steadyflow.models.players import Player, parameters_of
 from steadyflow.models.reference import TiltedFlow, density, make_flow, make_reference

@@ -40,7 +40,7 @@ from steadyflow.bijections.bijection import Shape, Transformed, zero_log_det
 from steadyflow.bijections.residual import LOG_DETS
 from steadyflow.errors import unknown
 from steadyflow.flow import Flow
-from steadyflow.models.model import FlowModel
+from steadyflow.models.flow_model import FlowModel
 from steadyflow.networks import ContractiveConvNet, ContractiveMLP
 from steadyflow.networks.contractive import Contractive
 from steadyflow.networks.lipschitz import check_lipschitz

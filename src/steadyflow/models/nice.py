@@ -25,7 +25,7 @@ from steadyflow.bijections import (
 )
 from steadyflow.errors import unknown
 from steadyflow.flow import Flow
-from steadyflow.models.model import FlowModel
+from steadyflow.models.flow_model import FlowModel
 from steadyflow.networks import MLP
 
 

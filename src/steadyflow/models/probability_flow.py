@@ -35,7 +35,7 @@ from steadyflow.bijections.discrete_ode import EulerSteps
 from steadyflow.errors import unknown
 from steadyflow.flow import Flow, check_temperature
 from steadyflow.models.estimate import LikelihoodEstimate, estimate_likelihood
-from steadyflow.models.model import FlowModel
+from steadyflow.models.flow_model import FlowModel
 from steadyflow.networks import DiffusionTransformer, UNet, VectorField
 from steadyflow.paths import Path, Turn, rows
 from steadyflow.solvers import samplers, solve

@@ -33,7 +33,7 @@ from steadyflow.bijections import (
 )
 from steadyflow.bijections.reversible import chosen
 from steadyflow.flow import Flow
-from steadyflow.models.model import FlowModel
+from steadyflow.models.flow_model import FlowModel
 from steadyflow.networks import MLP, ResidualConvNet
 
 # standard deviations beyond which the conditioners see no further; nearer costs no likelihood, and

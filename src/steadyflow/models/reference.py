@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from steadyflow.bases import StandardNormal
 from steadyflow.bijections import Bijection
-from steadyflow.models.model import FlowModel, GenerativeModel
+from steadyflow.models.flow_model import FlowModel
+from steadyflow.models.model import GenerativeModel
 
 if TYPE_CHECKING:
     from steadyflow.models.adversarial import AdversarialModel

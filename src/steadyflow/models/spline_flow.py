@@ -29,8 +29,8 @@ from steadyflow.bijections import (
 )
 from steadyflow.errors import unknown
 from steadyflow.flow import Flow
+from steadyflow.models.flow_model import FlowModel
 from steadyflow.models.maf import oriented
-from steadyflow.models.model import FlowModel
 from steadyflow.networks import MLP, MaskedMLP
 from steadyflow.networks.masked import variable_order
 

@@ -40,7 +40,7 @@ from steadyflow.bijections.decoding import Decoding, Solved, solve
 from steadyflow.bijections.guidance import Guidance
 from steadyflow.errors import unknown
 from steadyflow.flow import Flow, check_temperature
-from steadyflow.models.model import FlowModel
+from steadyflow.models.flow_model import FlowModel
 
 ORDERS = ("flip", "learned")
 PATCHES = 64  # that an image is cut into, at most, if the patch size is left open

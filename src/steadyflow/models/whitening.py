@@ -24,7 +24,7 @@ from torch import Tensor
 from steadyflow.bases import HullNormal
 from steadyflow.bijections import PrincipalAxes
 from steadyflow.flow import Flow
-from steadyflow.models.model import FlowModel
+from steadyflow.models.flow_model import FlowModel
 from steadyflow.whitening import Moments, WhiteningOptions, WhiteningSolution, solve
 
 MOMENTS = "moments.safetensors"

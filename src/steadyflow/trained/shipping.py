@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from steadyflow.models.model import WEIGHTS
+from steadyflow.models.pretrained import WEIGHTS
 from steadyflow.storage import replace_file
 from steadyflow.trained import CARD, FOLDER
 

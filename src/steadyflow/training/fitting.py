@@ -160,7 +160,7 @@ def load(run: str | Path | Run) -> GenerativeModel:
         ValueError: if what is there is damaged, or something else.
     """
     from steadyflow.models import GenerativeModel
-    from steadyflow.models.model import CONFIG as SAVED
+    from steadyflow.models.pretrained import CONFIG as SAVED
 
     if isinstance(run, Run):
         return run.model()

@@ -15,7 +15,7 @@ import torch
 
 from steadyflow.data import Dataset, Split
 from steadyflow.errors import TrainingError, UsageError
-from steadyflow.models.model import WEIGHTS
+from steadyflow.models.pretrained import WEIGHTS
 from steadyflow.networks.precision import full_convolutions
 from steadyflow.training import checkpoint, closed_form
 from steadyflow.training.batches import Batches
