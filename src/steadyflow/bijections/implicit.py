@@ -41,8 +41,12 @@ class _Solve(torch.autograd.Function):
         return torch.zeros_like(residual)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, g):
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "the inverse of an autoregressive layer has no second derivatives by autograd "
+                "(create_graph=True): take them with torch.func, for example torch.func.hessian"
+            )
         (x,) = ctx.saved_tensors
         with torch.enable_grad():
             x = x.detach().requires_grad_()

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from steadyflow.bijections.bijection import Transformed, sum_event
 from steadyflow.bijections.transforms import Transform
+from steadyflow.tracing import recording
 
 
 class MixtureOfLogistics(Transform):
@@ -101,7 +102,7 @@ class MixtureOfLogistics(Transform):
             # every third step halves the bracket, so that it always ends
             halve = ~inside if turn % 3 < 2 else torch.ones_like(inside)
             closer = torch.where(halve, (low + high) / 2, newton)
-            if not torch.compiler.is_compiling() and torch.equal(closer, x):
+            if not recording() and torch.equal(closer, x):
                 break
             x = torch.where(error == 0, x, closer)
         return x, self._value(x, *mixture)[1].exp()

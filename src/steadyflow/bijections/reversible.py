@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from steadyflow.bijections.bijection import Bijection, Transformed, compose, gradients
 from steadyflow.errors import unknown
+from steadyflow.tracing import transforming
 
 Step = tuple[Tensor, Tensor, Sequence[Tensor | None]]
 WORTH_IT = 24  # couplings in a model from which 'auto' computes activations again
@@ -87,7 +88,7 @@ def run(
     Returns:
         z: (batch, *latent event), and log_det: (batch,) in nats.
     """
-    if not layers or torch._C._are_functorch_transforms_active():
+    if not layers or transforming():
         return compose(layers, x, context)  # vmap and jacrev differentiate a plain chain
     return _Reversible.apply(list(layers), drift, x, context, *_parameters(layers))
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steadyflow.tracing import recording
+from steadyflow.tracing import recording, transforming
 
 
 class Conditional(nn.Module):
@@ -98,8 +98,12 @@ class Conditional(nn.Module):
                     f"this model knows 0 to {classes - 1}"
                 )
         here = next(self.parameters()).device
-        context = F.one_hot(labels.to(here).long().reshape(-1), classes)
-        return self._rows(context.to(torch.get_default_dtype()), batch)
+        rows = labels.to(here).long().reshape(-1, 1)
+        if transforming():  # one_hot reads the labels; scatter refuses a wrong one as well
+            context = torch.zeros(len(rows), classes, device=here).scatter(1, rows, 1.0)
+        else:
+            context = F.one_hot(rows[:, 0], classes).to(torch.get_default_dtype())
+        return self._rows(context, batch)
 
     @staticmethod
     def _rows(context: Tensor, batch: int) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from steadyflow.bijections.shape import channels_to_space, space_to_channels
 from steadyflow.networks.glow import ZeroConv
+from steadyflow.networks.layout import channels_innermost
 from steadyflow.networks.mlp import MLP
 from steadyflow.networks.precision import full_precision
 
@@ -76,7 +77,7 @@ class LightBlock(nn.Module):
 
     def forward(self, h: Tensor, context: Tensor | None) -> Tensor:
         """(batch, channels, height, width) to the same; the sum is kept in h's precision."""
-        inner = self.first(h.contiguous(memory_format=torch.channels_last))
+        inner = self.first(channels_innermost(h))
         if self.context is not None and context is not None:
             inner = inner + self.context(context.to(inner.dtype))[:, :, None, None]
         return h + self.last(F.relu(inner)).to(h.dtype)

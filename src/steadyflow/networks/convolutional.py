@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steadyflow.networks.layout import channels_innermost
 from steadyflow.networks.precision import full_precision
 
 
@@ -63,7 +63,7 @@ class ResidualConvNet(nn.Module):
         """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
         if self.clip is not None:
             x = F.hardtanh(x, -self.clip, self.clip)
-        h = self.input(x.contiguous(memory_format=torch.channels_last))
+        h = self.input(channels_innermost(x))
         if self.context is not None and context is not None:
             h = h + self.context(context.to(h.dtype))[:, :, None, None]
         for block in self.blocks:

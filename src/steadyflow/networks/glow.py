@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steadyflow.networks.layout import channels_innermost
+
 CACHE = 2**21  # bytes of one activation that stay near a core (measured: 1 to 4 MiB are alike)
 GAIN = 3.0  # the authors' logscale_factor: g learns at three times the pace
 
@@ -131,4 +133,4 @@ def prepare(x: Tensor, clip: float | None, edges: bool) -> Tensor:
         x = F.hardtanh(x, -clip, clip)
     if edges:
         x = torch.cat((x, x.new_ones(x.shape[0], 1, *x.shape[2:])), 1)
-    return x.contiguous(memory_format=torch.channels_last)
+    return channels_innermost(x)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steadyflow.networks.layout import channels_innermost
 from steadyflow.networks.precision import full_precision
 from steadyflow.networks.vector_field import TimeFeatures
 
@@ -130,7 +131,7 @@ class UNet(nn.Module):
         if context is not None:
             features = torch.cat((features, context.to(x.dtype)), 1)
         given = self.given(features)
-        h = self.input(x.contiguous(memory_format=torch.channels_last))
+        h = self.input(channels_innermost(x))
         skips = [h]
         for level in range(self.levels):
             for block in self.down[level * self.blocks : (level + 1) * self.blocks]:

@@ -1,0 +1,19 @@
+"""The order of an image's numbers in memory.
+
+Convolutions on CPUs, and on GPUs in half precision, are fastest with the channels innermost.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from steadyflow.tracing import transforming
+
+
+def channels_innermost(x: Tensor) -> Tensor:
+    """The same image (batch, channels, height, width), laid out for convolutions.
+
+    Under `torch.func`'s transforms as it is: vmap knows no such layout.
+    """
+    return x if transforming() else x.contiguous(memory_format=torch.channels_last)
