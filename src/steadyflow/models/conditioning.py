@@ -1,7 +1,9 @@
 """What a model is conditioned on: class labels, vectors, or nothing.
 
-labels    c in {0, ..., C - 1}    one-hot, (batch, C)
-vectors   c in R^F                (c - mean) / std, (batch, F), by the moments of training
+    labels    c in {0, ..., C - 1}    one-hot, (batch, C)
+    vectors   c in R^F                (c - mean) / std, (batch, F), by the moments of training
+
+One row of context serves all examples of a batch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """A model that is one `Flow`: what most models of the literature are.
 
-z = f(x; c),   log p(x | c) = log p_base(z) + log|det dz/dx|        the flow, given c
-P(c | x) = p(x | c) P(c) / sum_c' p(x | c') P(c')                   a classifier for free
+    z = f(x; c),   log p(x | c) = log p_base(z) + log|det dz/dx|        the flow, given c
+    P(c | x) = p(x | c) P(c) / sum_c' p(x | c') P(c')                   a classifier for free
+
+A model's own file builds the flow; what can be asked of it is here.
 """
 
 from __future__ import annotations
