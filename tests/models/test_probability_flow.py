@@ -10,6 +10,7 @@ from torch.testing import assert_close
 from steadyflow import Diffusion, FlowMatching, fit
 from steadyflow.analytic import Mixture, eight_gaussians
 from steadyflow.bijections import Standardization
+from steadyflow.models.ode_sampling import follow
 from steadyflow.pairing import optimal_pairing
 from steadyflow.paths import PATHS, canonical_field
 from steadyflow.solvers import SolverError
@@ -157,7 +158,7 @@ def test_guidance_pushes_towards_the_context(generator):
         p.data.normal_(generator=generator)
     u, angle = torch.randn(5, 2), torch.tensor(0.7)
     rows = model.condition(torch.tensor([0, 1, 0, 1, 1]), 5)
-    free, given, twice = (model._guided(angle, u, rows, g) for g in (0.0, 1.0, 2.0))
+    free, given, twice = (model.guided(angle, u, rows, g) for g in (0.0, 1.0, 2.0))
     assert_close(given, model.network(angle, u, rows))
     assert_close(free, model.network(angle, u, torch.zeros_like(rows)))
     assert_close(twice - given, given - free)
@@ -193,11 +194,11 @@ def test_reflow_straightens_and_distillation_takes_one_step(tmp_path):
     ).model
     teacher.save_pretrained(tmp_path / "teacher")
     noise = torch.randn(500, 2, generator=torch.Generator().manual_seed(5))
-    truth = teacher._follow(noise, None, "dopri5", 1, 1.0, None)
+    truth = follow(teacher, noise, None, sampler="dopri5")
 
     def one_step(model):
         with torch.no_grad():
-            return (model._follow(noise, None, "euler", 1, 1.0, None) - truth).square().mean()
+            return (follow(model, noise, None, sampler="euler", steps=1) - truth).square().mean()
 
     before = one_step(teacher)
     for objective in ("reflow", "distill"):

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from steadyflow.bijections import Standardization, UniformDequantization
 from steadyflow.flow import check_temperature
+from steadyflow.models.endpoints import Normalization
 from steadyflow.models.model import GenerativeModel
-from steadyflow.models.probability_flow import Normalization
 from steadyflow.networks import adversarial
 
 FEW_VARIABLES = 3

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from steadyflow.errors import unknown
 from steadyflow.models.model import GenerativeModel
+from steadyflow.models.ode_sampling import follow
 from steadyflow.models.probability_flow import ProbabilityFlowModel
 from steadyflow.pairing import BLOCK, optimal_pairing
 from steadyflow.paths import Turn, make_path
@@ -171,10 +172,8 @@ class FlowMatching(ProbabilityFlowModel):
             given = None if labels is None else labels[start:stop]
             z = teacher.flow.base.sample(stop - start, generator=generator)
             rows = teacher.condition(given, stop - start)
-            steps, guidance = teacher.steps, self.guidance
-            parts.append(
-                (teacher._follow(z, rows, teacher.sampler, steps, guidance, generator), z)
-            )
+            x = follow(teacher, z, rows, guidance=self.guidance, generator=generator)
+            parts.append((x, z))
         data, noise = (torch.cat(part) for part in zip(*parts, strict=True))
         return data, noise, labels
 

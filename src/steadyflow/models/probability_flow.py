@@ -18,39 +18,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steadyflow.bases import Base
 from steadyflow.bijections import (
+    Bijection,
     Chain,
     ContinuousFlow,
     Standardization,
     UniformDequantization,
 )
-from steadyflow.bijections.bijection import (
-    Bijection,
-    Transformed,
-    constant_log_det,
-    sum_event,
-)
-from steadyflow.bijections.discrete_ode import EulerSteps
 from steadyflow.errors import unknown
 from steadyflow.flow import Flow, check_temperature
+from steadyflow.models.endpoints import MatchedNormal, Normalization, Shrinking
 from steadyflow.models.estimate import LikelihoodEstimate, estimate_likelihood
 from steadyflow.models.flow_model import FlowModel
+from steadyflow.models.ode_sampling import check_sampler, discretized, follow
 from steadyflow.networks import DiffusionTransformer, UNet, VectorField
 from steadyflow.paths import Path, Turn, rows
-from steadyflow.solvers import samplers, solve
 from steadyflow.solvers.divergence import EXACT_UP_TO
-from steadyflow.solvers.tableaus import METHODS
 
 NETWORKS = ("auto", "mlp", "unet", "transformer")
-DIFFUSION_SAMPLERS = {
-    "ddim": "ddim",
-    "edm": "heun",
-    "dpm++2m": "dpm++2m",
-    "dpm++3m": "dpm++3m",
-    "ancestral": "ancestral",
-}
-NOISE_RANGE = (0.002, 80.0)  # of the samplers that want finite noise: EDM's, for unit variance
 
 
 class ProbabilityFlowModel(FlowModel):
@@ -83,8 +68,7 @@ class ProbabilityFlowModel(FlowModel):
         super().__init__(
             event_shape=event_shape, num_classes=num_classes, context_features=context_features
         )
-        if sampler not in (*DIFFUSION_SAMPLERS, *METHODS):
-            raise unknown("sampler", sampler, (*DIFFUSION_SAMPLERS, *METHODS))
+        check_sampler(sampler)
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         if not 0 <= drop_context < 1:
@@ -223,13 +207,14 @@ class ProbabilityFlowModel(FlowModel):
             z = self.flow.base.sample(n, rows_, check_temperature(temperature), generator)
             if n == 0:
                 return self.decode(z, context)
-            u = self._follow(
+            u = follow(
+                self,
                 z,
                 rows_,
-                sampler or self.sampler,
-                steps or self.steps,
-                self.guidance if guidance is None else guidance,
-                generator,
+                sampler=sampler,
+                steps=steps,
+                guidance=guidance,
+                generator=generator,
             )
             y = self.normalization.inverse(u)[0]
             made = self.flow.dequantization
@@ -247,91 +232,10 @@ class ProbabilityFlowModel(FlowModel):
         It ends at the smallest noise of the path (or of the samplers, 0.002). Its log_prob raises
         where a step can not be inverted; see `steadyflow.bijections.discrete_ode`.
         """
-        smallest, largest = self._noise_range()
-        levels = samplers.noise_grid("karras", largest, smallest, steps)
+        return discretized(self, steps)
 
-        def noise(s: Tensor, y: Tensor, context: Tensor | None) -> Tensor:
-            angle = torch.atan(s)
-            cos, sin = float(torch.cos(angle)), float(torch.sin(angle))
-            return sin * cos * y + cos * self._guided(angle, cos * y, context, 1.0)
-
-        size = math.hypot(1, largest)
-        parts = Chain(self.normalization, EulerSteps(noise, levels), Shrinking(1 / size))
-        return Flow(parts, self.event_shape, self.flow.base, self.flow.dequantization)
-
-    def _noise_range(self) -> tuple[float, float]:
-        """The smallest and the largest s/a of the samplers that want finite noise."""
-        low, high = math.tan(self.ode.t0), NOISE_RANGE[1]
-        if self.ode.t1 < math.pi / 2:
-            high = min(math.tan(self.ode.t1), high)
-        return max(low, NOISE_RANGE[0]), high
-
-    def _follow(
-        self,
-        z: Tensor,
-        context: Tensor | None,
-        sampler: str,
-        steps: int,
-        guidance: float,
-        generator: torch.Generator | None,
-    ) -> Tensor:
-        """Latents to normalised data."""
-        args = () if context is None else (context,)
-        low, high = self.ode.t0, self.ode.t1
-
-        def field(angle: Tensor, u: Tensor, *given: Tensor) -> Tensor:
-            return self._guided(angle, u, given[0] if given else None, guidance)
-
-        if sampler in METHODS and METHODS[sampler].e:
-            options = {**self.ode._options(z.dtype), "method": sampler}
-            return solve(field, z, high, low, args=args, **options).require() / math.cos(low)
-        if sampler in METHODS:
-            return self._in_own_time(field, z, args, sampler, steps)
-        if sampler not in DIFFUSION_SAMPLERS:
-            raise unknown("sampler", sampler, (*DIFFUSION_SAMPLERS, *METHODS))
-
-        def denoise(y: Tensor, s: Tensor, *given: Tensor) -> Tensor:
-            angle = torch.atan(s)
-            cos, sin = rows(torch.cos(angle), y), rows(torch.sin(angle), y)
-            u = cos * y
-            return cos * u - sin * field(angle, u, *given)
-
-        smallest, largest = self._noise_range()
-        levels = samplers.noise_grid("karras", largest, smallest, steps, end=True)
-        y = z * math.hypot(1, largest)
-        return samplers.sample(
-            denoise,
-            y,
-            levels,
-            DIFFUSION_SAMPLERS[sampler],
-            args=args,
-            generator=generator,
-        ).require()
-
-    def _in_own_time(
-        self, field: Any, z: Tensor, args: tuple[Tensor, ...], method: str, steps: int
-    ) -> Tensor:
-        """Equal steps in the path's own time, in which straight paths take one."""
-        path = self.path
-
-        def velocity(t: Tensor, x: Tensor, *given: Tensor) -> Tensor:
-            a, s = path.scales(t)
-            da, ds = path.rates(t)
-            size = torch.hypot(a, s)
-            u = x / rows(size, x)
-            v = field(torch.atan2(s, a), u, *given)
-            cos, sin = rows(a / size, x), rows(s / size, x)
-            data, noise = cos * u - sin * v, sin * u + cos * v
-            return rows(da, x) * data + rows(ds, x) * noise
-
-        x = z * float(path.size(path.t_max))
-        done = solve(
-            velocity, x, path.t_max, path.t_min, method=method, steps=steps, args=args
-        ).require()
-        return done / float(path.scales(path.check(path.t_min))[0])
-
-    def _guided(self, angle: Tensor, u: Tensor, context: Tensor | None, guidance: float) -> Tensor:
-        """V without context, pushed `guidance` times the way to v with it."""
+    def guided(self, angle: Tensor, u: Tensor, context: Tensor | None, guidance: float) -> Tensor:
+        """The field v without context, pushed `guidance` times the way to v with it."""
         own = next(self.network.parameters()).dtype
         given = self.network(angle, u.to(own), context)
         if context is None or guidance == 1.0:
@@ -373,99 +277,3 @@ class ProbabilityFlowModel(FlowModel):
         return DiffusionTransformer(
             self.event_shape, 4 * hidden_channels, 3 * blocks, context_features=context
         )
-
-
-class Normalization(Bijection):
-    """One mean and one standard deviation for all pixels, those of the data.
-
-    (A mean and deviation of each pixel would give the noise of black corners infinite weight.)
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(1))
-        self.register_buffer("std", torch.ones(1))
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
-        """Subtracts the mean and divides by the std."""
-        return (x - self.mean) / self.std, self._log_det(x)
-
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
-        """Multiplies by the std and adds the mean."""
-        return z * self.std + self.mean, -self._log_det(z)
-
-    @torch.no_grad()
-    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Takes both over the whole batch."""
-        wide = x.double()
-        if not wide.std() > 0:
-            raise ValueError("every pixel of the first batch is the same: there is nothing to fit")
-        self.mean.fill_(wide.mean())
-        self.std.fill_(wide.std())
-
-    def _log_det(self, x: Tensor) -> Tensor:
-        return constant_log_det(-self.std.log(), x) * x.shape[1:].numel()
-
-
-class Shrinking(Bijection):
-    """u = c x: from data with the path's smallest noise to its coordinate of unit variance."""
-
-    def __init__(self, factor: float):
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
-        """Multiplies."""
-        return x * self.factor, self._log_det(x, 1)
-
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
-        """Divides."""
-        return z / self.factor, self._log_det(z, -1)
-
-    def _log_det(self, x: Tensor, sign: int) -> Tensor:
-        size = x.shape[1:].numel()
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return x.new_full((len(x),), sign * size * math.log(self.factor), dtype=wide)
-
-
-class MatchedNormal(Base):
-    """N(cos m, cos^2 var + sin^2) for data of moments m and var, at the path's last angle.
-
-    Where the path ends in pure noise this is the standard normal; where it does not, a standard
-    normal would be wrong by what is left of the data.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, event_shape: Sequence[int], angle: float):
-        super().__init__(event_shape)
-        self.cos, self.sin = math.cos(angle), math.sin(angle)
-        self.register_buffer("mean", torch.zeros(self.event_shape))
-        self.register_buffer("std", torch.ones(self.event_shape))
-
-    @torch.no_grad()
-    def match(self, x: Tensor) -> None:
-        """Takes the moments of normalised data x: (batch, *event)."""
-        wide = x.double()
-        self.mean.copy_(self.cos * wide.mean(0))
-        self.std.copy_(torch.sqrt((self.cos * wide.std(0, correction=0)) ** 2 + self.sin**2))
-
-    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log-density of z: (batch, *event), shape (batch,)."""
-        e = (z - self.mean) / self.std
-        constant = constant_log_det(self.std.log() + 0.5 * math.log(2 * math.pi), z)
-        return -0.5 * sum_event(e * e) - constant
-
-    def sample(
-        self,
-        n: int,
-        context: Tensor | None = None,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draws z: (n, *event)."""
-        return self.mean + temperature * self.std * self._normal(n, generator)
