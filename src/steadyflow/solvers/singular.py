@@ -6,6 +6,7 @@
 
 Plain power iteration is the special case of one step; a few steps of Lanczos find the end of a
 crowded spectrum many times sooner, and the residual, which costs nothing, says when to stop.
+A matrix that is small enough to be squared needs neither a start nor a stop (`squared_norm_bound`).
 Golub & Van Loan, "Matrix Computations" (2013), sec. 10.1.
 """
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 Map = Callable[[Tensor], Tensor]
+TINY, FOURTH_POWERS = 16, 5  # size up to which eigenvalues are computed; squarings, in pairs
 RITZ = (1.0, 0.3, 0.1)  # weights of the leading Ritz vectors in the next start
 
 
@@ -77,6 +79,33 @@ def leading_singular(
         found = Leading(theta**0.5, (theta + residual) ** 0.5, vector, start, taken)
         if found.gap <= tolerance or taken >= max_steps:
             return found
+
+
+@torch.no_grad()
+def squared_norm_bound(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """A proven upper bound on |M|^2, the largest eigenvalue of G = M M^T (n, n), and its vector.
+
+        lambda^p <= tr G^p <= n lambda^p,      p = 4^5: at most 0.6 % too large for n = 512
+
+    Squaring takes no start, misses nothing and asks no question on the way (Delattre et al. 2023).
+    """
+    tiny = torch.finfo(gram.dtype).tiny
+    if len(gram) <= TINY:
+        values, vectors = torch.linalg.eigh(gram.double())
+        return values[-1].clamp_min(0).to(gram.dtype) * (1 + 1e-6), vectors[:, -1]
+    power, log, share = gram, gram.new_zeros((), dtype=torch.float64), 1.0
+    for _ in range(FOURTH_POWERS):
+        trace = power.diagonal().sum().clamp_min(tiny)
+        log, share = log + share * trace.double().log(), share / 4
+        power = power / trace
+        power = power @ power
+        power = power @ power
+    trace = power.diagonal().sum().clamp_min(tiny)
+    log = log + share * trace.double().log()
+    # the largest column of the power is along the leading eigenvector
+    column = power[:, power.diagonal().argmax()] / trace
+    norm = torch.linalg.vector_norm(column).clamp_min(tiny)
+    return log.exp().to(gram.dtype) * (1 + 1e-6), column / norm
 
 
 def _lanczos(apply: Map, adjoint: Map, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
