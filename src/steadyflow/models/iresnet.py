@@ -16,33 +16,16 @@ a series of finite variance, log-determinants of matrices exactly, a learned dia
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steadyflow.bijections import (
-    ActNorm,
-    Bijection,
-    Chain,
-    Flatten,
-    LearnedPrior,
-    Logit,
-    MultiScale,
-    Residual,
-    Shift,
-    Squeeze,
-    Standardization,
-    UniformDequantization,
-)
-from steadyflow.bijections.bijection import Shape, Transformed, zero_log_det
+from steadyflow.bijections import Bijection
 from steadyflow.bijections.residual import LOG_DETS
 from steadyflow.errors import unknown
-from steadyflow.flow import Flow
 from steadyflow.models.flow_model import FlowModel
-from steadyflow.networks import ContractiveConvNet, ContractiveMLP
-from steadyflow.networks.contractive import Contractive
+from steadyflow.models.residual_flow import ResidualBlocks, image_flow, vector_flow
 from steadyflow.networks.lipschitz import check_lipschitz
 
 TASKS = ("density", "classifier", "hybrid")
@@ -123,27 +106,36 @@ class IResNet(FlowModel):
                 f"coefficient must be above 0 and below 1 for invertible blocks, got {coefficient}"
             )
         self.task, self.class_weight = task, class_weight
-        self._of_network: dict[str, Any] = {
-            "coefficient": coefficient,
-            "activation": activation or ("lipswish" if image else "clipswish"),
-            "norm": norm,
-        }
-        self._context = None if task != "density" else num_classes or context_features
-        self._inverse: dict[str, Any] = {"tolerance": tolerance, "method": inverse}
-        self._series: dict[str, Any] = {
-            "log_det": log_det,
-            "evaluation": "roulette" if log_det == "truncated" else log_det,
-            "terms": terms,
-            "evaluation_terms": evaluation_terms,
-        }
+        self._evaluation_terms = evaluation_terms
         self._widths, self._channels = tuple(hidden_features), hidden_channels
+        make = ResidualBlocks(
+            context=None if task != "density" else num_classes or context_features,
+            hidden_features=self._widths,
+            hidden_channels=hidden_channels,
+            coefficient=coefficient,
+            activation=activation or ("lipswish" if image else "clipswish"),
+            norm=norm,
+            log_det=log_det,
+            terms=terms,
+            evaluation_terms=evaluation_terms,
+            tolerance=tolerance,
+            inverse=inverse,
+        )
         count = BLOCKS["image" if image else "vector"] if blocks is None else blocks
         if image:
-            self.flow = self._image_flow(
-                count, scales, dense_blocks, factor_out, padding, alpha, bits
+            self.flow = image_flow(
+                self.event_shape,
+                make,
+                blocks=count,
+                scales=scales,
+                dense_blocks=dense_blocks,
+                factor_out=factor_out,
+                padding=padding,
+                alpha=alpha,
+                bits=bits,
             )
         else:
-            self.flow = self._vector_flow(count)
+            self.flow = vector_flow(self.event_shape, make, count)
         self.head = self._head() if task != "density" else None
         self._metrics: dict[str, Tensor] = {}
 
@@ -168,7 +160,7 @@ class IResNet(FlowModel):
         if self.flow.bijection.exact_log_det:
             return ""
         return (
-            f"an unbiased power series ({self._series['evaluation_terms']} terms and a roulette "
+            f"an unbiased power series ({self._evaluation_terms} terms and a roulette "
             "of finite variance) for blocks of convolutions, exact for matrices"
         )
 
@@ -243,76 +235,6 @@ class IResNet(FlowModel):
     def _tail(self) -> Bijection:
         return self.flow.bijection[1]  # type: ignore[index]
 
-    def _vector_flow(self, blocks: int) -> Flow:
-        layers: list[Bijection] = [Standardization(self.event_shape)]
-        for i in range(blocks):
-            layers += [self._dense_block(self.dimensions, f"block {i + 1}")]
-            layers += [ActNorm(self.dimensions)]
-        prior = LearnedPrior(self.event_shape, self._context)
-        return Flow(Chain(Chain(*layers), prior), self.event_shape)
-
-    def _image_flow(
-        self,
-        blocks: int,
-        scales: int | None,
-        dense_blocks: int,
-        factor_out: bool,
-        padding: int,
-        alpha: float,
-        bits: int,
-    ) -> Flow:
-        shape = (self.event_shape[0] + padding, *self.event_shape[1:])
-        before: list[Bijection] = [Logit(alpha) if alpha and bits else Shift(-0.5)]
-        before += [ActNorm(self.event_shape[0])]
-        before += [_Padding(padding)] if padding else []
-        parts: list[Bijection] = []
-        levels = _default_scales(shape) if scales is None else scales
-        start = shape
-        for level in range(levels):
-            part, shape = self._scale(shape, blocks, level, levels)
-            parts.append(part)
-            if factor_out and level < levels - 1:
-                shape = (shape[0] // 2, *shape[1:])
-        body = MultiScale(parts, start) if factor_out else Chain(*parts)
-        latent = body.output_shape(start)
-        tail: list[Bijection] = [] if factor_out else [Flatten(latent)]
-        size = latent[0] if factor_out else latent[0] * latent[1] * latent[2]
-        for i in range(dense_blocks):
-            tail += [self._dense_block(size, f"dense block {i + 1}")]
-        tail += [LearnedPrior((size,), self._context)]
-        return Flow(
-            Chain(Chain(*before, body), Chain(*tail)),
-            self.event_shape,
-            dequantization=UniformDequantization(bits) if bits else None,
-        )
-
-    def _scale(
-        self, shape: Shape, blocks: int, level: int, levels: int
-    ) -> tuple[Bijection, Shape]:
-        channels, *size = shape
-        layers: list[Bijection] = []
-        for i in range(blocks):
-            network = ContractiveConvNet(
-                channels,
-                self._channels,
-                size,
-                self._context,
-                activate_first=level + i > 0,
-                **self._of_network,
-            )
-            name = f"block {i + 1} of scale {level + 1}"
-            layers += [self._residual(network, name, **self._series), ActNorm(channels)]
-        if level == levels - 1:
-            return Chain(*layers), shape
-        return Chain(*layers, Squeeze()), (4 * channels, size[0] // 2, size[1] // 2)
-
-    def _dense_block(self, size: int, name: str) -> Residual:
-        network = ContractiveMLP(size, self._widths, self._context, **self._of_network)
-        return self._residual(network, name, log_det="exact")
-
-    def _residual(self, network: Contractive, name: str, **options: Any) -> Residual:
-        return Residual(network, name=f"{name} of this iresnet", **self._inverse, **options)
-
     def _head(self) -> nn.Module:
         shape = self._body.output_shape(self.event_shape)
         assert self.num_classes is not None
@@ -366,35 +288,6 @@ class IResNet(FlowModel):
         raise RuntimeError(f"the model gives almost no examples of the classes {missing}")
 
 
-class _Padding(Bijection):
-    """Channels of zeros after those of the image: invertible on its image, but without a density.
-
-    Args:
-        channels: how many.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.channels = channels
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Transformed:
-        """Appends zeros; there is no determinant: 0."""
-        zeros = x.new_zeros(len(x), self.channels, *x.shape[2:])
-        return torch.cat((x, zeros), 1), zero_log_det(x)
-
-    def inverse(self, z: Tensor, context: Tensor | None = None) -> Transformed:
-        """Leaves them out."""
-        return z[:, : -self.channels], zero_log_det(z)
-
-    def output_shape(self, event_shape: Shape) -> Shape:
-        """More channels."""
-        return (event_shape[0] + self.channels, *event_shape[1:])
-
-    def input_shape(self, event_shape: Shape) -> Shape:
-        """Fewer channels."""
-        return (event_shape[0] - self.channels, *event_shape[1:])
-
-
 def _check(
     task: str,
     classes: int | None,
@@ -419,12 +312,3 @@ def _check(
         )
     if not class_weight > 0:
         raise ValueError(f"class_weight must be above 0, got {class_weight}")
-
-
-def _default_scales(shape: Shape) -> int:
-    """As many scales as halve the image evenly down to 8 x 8 pixels or less."""
-    _, height, width = shape
-    scales = 1
-    while min(height, width) > 8 and height % 2 == 0 and width % 2 == 0:
-        height, width, scales = height // 2, width // 2, scales + 1
-    return scales

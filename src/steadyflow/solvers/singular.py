@@ -6,7 +6,7 @@
 
 Plain power iteration is the special case of one step; a few steps of Lanczos find the end of a
 crowded spectrum many times sooner, and the residual, which costs nothing, says when to stop.
-A matrix that is small enough to be squared needs neither a start nor a stop (`squared_norm_bound`).
+A matrix small enough to be squared needs neither a start nor a stop (`squared_norm_bound`).
 Golub & Van Loan, "Matrix Computations" (2013), sec. 10.1.
 """
 
