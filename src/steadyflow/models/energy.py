@@ -29,21 +29,22 @@ import torch
 from torch import Tensor, nn
 
 from steadyflow.errors import unknown
-from steadyflow.evaluation.importance import importance_weights
 from steadyflow.flow import Flow
+from steadyflow.models import energy_losses as losses
 from steadyflow.models.adversarial import FEW_VARIABLES, PENALTY, AdversarialModel
+from steadyflow.models.energy_losses import flattened as flattened
+from steadyflow.models.energy_losses import steady_weights as steady_weights
 from steadyflow.models.entropy import ENTROPIES, make_entropy
 from steadyflow.models.flow_model import FlowModel
 from steadyflow.models.normalizer import TRUSTED, LogNormalizer, log_normalizer
 from steadyflow.models.players import Player, parameters_of
-from steadyflow.models.reference import TiltedFlow, density, make_flow, make_reference
+from steadyflow.models.reference import TiltedFlow, make_flow, make_reference
 from steadyflow.models.sampling import check_sampler, run_sampler
 from steadyflow.networks.adversarial import critic
 from steadyflow.solvers.mcmc import Chains
 
 CLIP = 5.0  # standard deviations
-FEW, MANY, CHUNK = 2048, 10_000, 2000  # draws for log Z: in validation, for keeps, and at once
-STEADY = 1 / 16  # the least effective sample size of negative draws, as a share of them
+MANY, CHUNK = 10_000, 2000  # draws for a log Z that is kept, and at once
 NEGATIVES = ("auto", "weighted", "generator")
 
 
@@ -119,41 +120,25 @@ class EnergyModel(AdversarialModel):
             latent_features=latent_features,
             bits=bits,
         )
-        numbers = {
-            "likelihood_weight": likelihood_weight,
-            "entropy_weight": entropy_weight,
-            "penalty": penalty,
-            "frequencies": frequencies,
-            "generator_every": generator_every,
-            "sampler_steps": sampler_steps,
-        }
-        self._check(entropy, sampler, negatives, numbers)
+        _check(
+            context_features,
+            entropy,
+            sampler,
+            negatives,
+            likelihood_weight=likelihood_weight,
+            entropy_weight=entropy_weight,
+            penalty=penalty,
+            frequencies=frequencies,
+            generator_every=generator_every,
+            sampler_steps=sampler_steps,
+        )
         self.reference = make_reference(self, tilt)
         if isinstance(self.reference, TiltedFlow):
             self._resolved = {"tilt": self.reference.recorded}
         if generator == "auto" and entropy != "exact":
             generator = "network"
         flow = make_flow(self, generator, generator_layers, list(generator_features))
-        self.generator: nn.Module = flow or self._network(generator_features, hidden_channels)
-
-        def network(outputs: int, more: int) -> nn.Module:
-            given = (num_classes or 0) + more or None
-            return critic(self.event_shape, outputs, hidden_features, hidden_channels, given)
-
         self.weighted = flow is not None if negatives == "auto" else negatives == "weighted"
-        few = self.dimensions <= FEW_VARIABLES
-        self.energy_network = critic(
-            self.event_shape,
-            1,
-            hidden_features,
-            hidden_channels,
-            num_classes,
-            clip=CLIP,
-            zero_output=True,
-            frequencies=4 * (few and self.weighted) if frequencies is None else frequencies,
-        )
-        latents = self.latent_features if flow is None else self.dimensions
-        self.entropy = make_entropy(entropy, network, latents)
         if flow is None and (entropy == "exact" or self.weighted):
             raise ValueError(
                 "the exact entropy and weighted negatives need a generator whose density is "
@@ -163,8 +148,13 @@ class EnergyModel(AdversarialModel):
             exact = flow is not None and len(self.event_shape) == 1
             sampler = "independence" if exact else "generator"
         check_sampler(sampler, flow is not None)
+        self.generator: nn.Module = flow or self._network(generator_features, hidden_channels)
+        few = self.dimensions <= FEW_VARIABLES
+        if frequencies is None:
+            frequencies = 4 if few and self.weighted else 0
         if penalty is None:  # weighted negatives follow the likelihood, which has a minimum
             penalty = 0.0 if self.weighted and few else PENALTY[few]
+        self._build_networks(entropy, hidden_features, hidden_channels, frequencies)
         self.penalty = penalty
         self.likelihood_weight = likelihood_weight if flow is not None else 0.0
         self.entropy_weight, self.generator_every = entropy_weight, generator_every
@@ -172,6 +162,28 @@ class EnergyModel(AdversarialModel):
         for name in ("log_z", "log_z_error", "log_z_pareto_k"):
             self.register_buffer(name, torch.full((num_classes or 1,), math.nan))
         self._parts: dict[str, Tensor] = {}
+
+    def _build_networks(
+        self, entropy: str, widths: Sequence[int], channels: int, frequencies: int
+    ) -> None:
+        """The network of the energy, and that of the estimator of the entropy."""
+
+        def network(outputs: int, more: int) -> nn.Module:
+            given = (self.num_classes or 0) + more or None
+            return critic(self.event_shape, outputs, widths, channels, given)
+
+        self.energy_network = critic(
+            self.event_shape,
+            1,
+            widths,
+            channels,
+            self.num_classes,
+            clip=CLIP,
+            zero_output=True,
+            frequencies=frequencies,
+        )
+        latents = self.latent_features if self.flow is None else self.dimensions
+        self.entropy = make_entropy(entropy, network, latents)
 
     @property
     def flow(self) -> Flow | None:
@@ -201,6 +213,25 @@ class EnergyModel(AdversarialModel):
             return values[:-1] - values[-1]
         centres = torch.zeros_like(u)
         return (self.energy_network(u, context) - self.energy_network(centres, context))[:, 0]
+
+    def gradient_of(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """dU/du at real-valued y: (batch, *event), with u in standard deviations of the data.
+
+        It has gradients for the energy's weights.
+        """
+        y = y.detach().requires_grad_()
+        with torch.enable_grad():
+            (of_f,) = torch.autograd.grad(self.correction(y, context).sum(), y, create_graph=True)
+            log_r = self.reference(y, context)
+            of_r = torch.zeros_like(y)
+            if log_r.requires_grad:
+                (of_r,) = torch.autograd.grad(log_r.sum(), y)
+        return (of_f - of_r) * self.normalization.std
+
+    def slope(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """|dU/du| at x: (batch, *event), (batch,), with u in standard deviations of the data."""
+        rows = self.condition(context, len(x))
+        return self.gradient_of(self.real(x), rows).detach().square().flatten(1).sum(1).sqrt()
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """-U(x) - log Z of x: (batch, *event), (batch,) in nats, by the estimate of log Z.
@@ -273,7 +304,7 @@ class EnergyModel(AdversarialModel):
             f"log Z is known to {float(self.log_z_error.max()):.3f} nats{trust}"
         )
 
-    # the game
+    # the game, `models.energy_losses`
 
     def players(self) -> tuple[Player, ...]:
         """The energy, and the generator with the estimator of its entropy."""
@@ -298,101 +329,27 @@ class EnergyModel(AdversarialModel):
 
     def energy_loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Positive minus negative phase and the gradient penalty, in nats per dimension."""
-        n = len(x)
-        rows = self.condition(context, n)
-        y = self.real(x)
-        with torch.no_grad():
-            negative, _, log_prob = self.weighed_draws(n, rows)
-        energies = self.energy_of(negative, rows)
-        weights = self._weights(energies.detach(), log_prob, context)
-        loss = self.energy_of(y, rows).mean() - (weights * energies).sum()
-        self._parts["energy"] = loss.detach()
-        if self.penalty > 0:
-            loss = loss + self.penalty * self._slope(y, rows).square().flatten(1).sum(1).mean()
-        return loss / self.dimensions
+        loss, parts = losses.of_energy(self, x, context)
+        self._parts |= parts
+        return loss
 
     def generator_loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """E[U] minus the entropy, and maximum likelihood, in nats per dimension."""
-        n = len(x)
-        rows = self.condition(context, n)
-        data = self.real(x)
-        y, z, log_prob = self.weighed_draws(n, rows)
-        entropy = self.entropy(self.normalized(y), z, rows, log_prob)
-        with torch.no_grad():
-            highest = self.energy_of(data, rows).max()
-        # rounding may take a draw out of the cube: there only f counts
-        reference = self.reference(y, rows).nan_to_num(neginf=0.0)
-        energy = flattened(self.correction(y, rows) - reference, highest).mean()
-        loss = energy - self.entropy_weight * entropy
-        self._parts["generator"], self._parts["entropy"] = loss.detach(), entropy.detach()
-        if self.likelihood_weight:
-            fit = -density(self.generator, data, rows).mean()  # type: ignore[arg-type]
-            loss = loss + self.likelihood_weight * fit
-            self._parts["generator_nll"] = fit.detach()
-        return loss / self.dimensions
+        loss, parts = losses.of_generator(self, x, context)
+        self._parts |= parts
+        return loss
 
     @torch.no_grad()
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """How good the model is, a scalar: -log q in nats per dimension, log Z from new draws.
 
-        Where their weights are not to be trusted, that of the generator if it is worse: log Z then
-        comes out too small. Without a flow as generator, the energy distance of data and draws.
+        Without a flow as generator, the energy distance of data and draws.
         """
-        if self.flow is None:
-            return super().loss(x, context)
-        n = max(len(x), 1)
-        copies = math.ceil(FEW / n)
-        rows = self.condition(context, len(x))
-        given = None if rows is None else rows.repeat(copies, 1)
-        labels = None if context is None else context.repeat(copies)
-        y, _, log_prob = self.weighed_draws(copies * n, given)
-        assert log_prob is not None
-        log_weights = -self.energy_of(y, given) - log_prob
-        data = self.real(x)
-        found = self.energy_of(data, rows).mean() + self._log_mean(log_weights, labels)
-        if float(importance_weights(log_weights).pareto_k) > TRUSTED:
-            fit = -density(self.generator, data, rows).mean()  # type: ignore[arg-type]
-            found = found.maximum(fit)
-        return found / self.dimensions
+        return super().loss(x, context) if self.flow is None else losses.of_both(self, x, context)
 
     def metrics(self) -> dict[str, float | Tensor]:
         """The losses of both players and the entropy, in nats."""
         return dict(self._parts) if self.training else {}
-
-    def _weights(self, energy: Tensor, log_prob: Tensor | None, context: Tensor | None) -> Tensor:
-        """What the draws count in the negative phase, (batch,), of sum 1."""
-        if not self.weighted or log_prob is None:
-            return torch.full_like(energy, 1 / len(energy))
-        log_weights = -energy - log_prob
-        if context is None:
-            return steady_weights(log_weights)
-        weights = torch.zeros_like(energy)
-        for label in context.unique():
-            own = context == label
-            weights[own] = steady_weights(log_weights[own]) * (own.sum() / len(own))
-        return weights
-
-    @staticmethod
-    def _log_mean(log_weights: Tensor, context: Tensor | None) -> Tensor:
-        """The estimate of log Z; with classes the mean of theirs, as frequent as they are."""
-        if context is None:
-            return log_weights.logsumexp(0) - math.log(len(log_weights))
-        total = log_weights.new_zeros(())
-        for label, count in zip(*context.unique(return_counts=True), strict=True):
-            own = log_weights[context == label]
-            total = total + (own.logsumexp(0) - count.log()) * (count / len(context))
-        return total
-
-    def _slope(self, y: Tensor, context: Tensor | None) -> Tensor:
-        """dU/du of normalised data, (batch, *event), with gradients for the energy's weights."""
-        y = y.detach().requires_grad_()
-        with torch.enable_grad():
-            (of_f,) = torch.autograd.grad(self.correction(y, context).sum(), y, create_graph=True)
-            log_r = self.reference(y, context)
-            of_r = torch.zeros_like(y)
-            if log_r.requires_grad:
-                (of_r,) = torch.autograd.grad(log_r.sum(), y)
-        return (of_f - of_r) * self.normalization.std
 
     # drawing
 
@@ -453,11 +410,6 @@ class EnergyModel(AdversarialModel):
         flow = self._with_latents()
         return self.to_data(flow.bijection.inverse(z, self.condition(context, len(z)))[0])
 
-    def slope(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """|dU/du| at x: (batch, *event), (batch,), with u in standard deviations of the data."""
-        rows = self.condition(context, len(x))
-        return self._slope(self.real(x), rows).detach().square().flatten(1).sum(1).sqrt()
-
     def weighed_draws(
         self,
         n: int,
@@ -479,45 +431,26 @@ class EnergyModel(AdversarialModel):
             raise ValueError("the generator of this energy is a network: it has no inverse")
         return self.flow
 
-    def _check(
-        self, entropy: str, sampler: str, negatives: str, numbers: dict[str, float | None]
-    ) -> None:
-        if self.context_features is not None:
-            raise ValueError(
-                "an energy given vectors would have another normaliser for every vector: build it "
-                "without context_features"
-            )
-        if entropy not in ENTROPIES:
-            raise unknown("entropy", entropy, ENTROPIES)
-        if negatives not in NEGATIVES:
-            raise unknown("kind of negatives", negatives, NEGATIVES)
-        if sampler != "auto":
-            check_sampler(sampler, True)
-        for name, value in numbers.items():
-            least = 1 if name in ("generator_every", "sampler_steps") else 0
-            if value is not None and not least <= value < math.inf:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
 
-
-def steady_weights(log_weights: Tensor, share: float = STEADY) -> Tensor:
-    """Importance weights w^b of sum 1, (n,), with the largest b <= 1 that leaves draws enough.
-
-    Enough is an effective sample size of a share of n. Where the generator follows the energy well
-    b is 1 and the weights are the exact ones; where it does not yet, a single draw would be all of
-    the negative phase.
-    """
-    powers = torch.logspace(0, -3, 31, dtype=log_weights.dtype, device=log_weights.device)
-    powers[-1] = 0.0
-    weights = (powers[:, None] * log_weights).softmax(1)
-    enough = 1 / weights.square().sum(1) >= share * len(log_weights)
-    return weights[enough.to(torch.int8).argmax()]
-
-
-def flattened(energy: Tensor, highest: Tensor) -> Tensor:
-    """Energies, but those beyond the highest of the data rise as a logarithm only.
-
-    A steep energy would otherwise leave the generator to its few worst draws. Where data are,
-    nothing is changed.
-    """
-    excess = (energy - highest).clamp_min(0)
-    return energy - excess + torch.log1p(excess)
+def _check(
+    context_features: int | None,
+    entropy: str,
+    sampler: str,
+    negatives: str,
+    **numbers: float | None,
+) -> None:
+    if context_features is not None:
+        raise ValueError(
+            "an energy given vectors would have another normaliser for every vector: build it "
+            "without context_features"
+        )
+    if entropy not in ENTROPIES:
+        raise unknown("entropy", entropy, ENTROPIES)
+    if negatives not in NEGATIVES:
+        raise unknown("kind of negatives", negatives, NEGATIVES)
+    if sampler != "auto":
+        check_sampler(sampler, True)
+    for name, value in numbers.items():
+        least = 1 if name in ("generator_every", "sampler_steps") else 0
+        if value is not None and not least <= value < math.inf:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
