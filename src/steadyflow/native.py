@@ -6,6 +6,10 @@ under a name that hashes the source, the flags and everything the compiler says 
 its target, and loaded with ctypes. Where there is no compiler, or the build fails, `load` gives
 None and the caller's plain torch code serves: a kernel is a matter of speed, never of results.
 `STEADYFLOW_NATIVE=0` switches all of them off.
+
+What every caller has to ask before it takes a kernel is here too (are the tensors `ordinary`, the
+weights `plain`, the modules not `hooked`?), and what it does instead when a gradient is to be
+differentiated again.
 """
 
 from __future__ import annotations
@@ -18,10 +22,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC"]
 TIMEOUT = 60  # seconds for one call of the compiler
+_local = threading.local()
 
 
 def load(source: Path) -> ctypes.CDLL | None:
@@ -37,6 +48,80 @@ def load(source: Path) -> ctypes.CDLL | None:
         except (OSError, subprocess.SubprocessError):
             continue
     return None
+
+
+def ordinary(x: Tensor) -> bool:
+    """Whether x is plain float32 in plain memory, seen by nobody but autograd."""
+    return (
+        (type(x) is Tensor or type(x) is nn.Parameter)
+        and x.is_cpu
+        and x.dtype == torch.float32
+        and x.layout == torch.strided
+        and torch._C._has_storage(x)
+        and not x.is_neg()
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._get_tracing_state()
+        and not torch.is_autocast_enabled("cpu")
+        and forward_ad._current_level < 0
+    )
+
+
+def plain(parameter: Tensor | None) -> bool:
+    """Whether a parameter is plain float32 in one piece of memory."""
+    return (
+        (type(parameter) is nn.Parameter or type(parameter) is Tensor)
+        and parameter.dtype == torch.float32
+        and parameter.is_cpu
+        and parameter.is_contiguous()
+    )
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody wants to see the module being called."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def scratch(size: int) -> int:
+    """The address of floats for one call, kept for the next: fresh memory costs time."""
+    buffer = getattr(_local, "buffer", None)
+    if buffer is None or len(buffer) < size:
+        buffer = _local.buffer = torch.empty(size, dtype=torch.float32, device="cpu")
+    return buffer.data_ptr()
+
+
+def plain_gradients(
+    compute: Callable[..., Tensor | Sequence[Tensor]],
+    inputs: Sequence[Tensor | None],
+    outer: Tensor | Sequence[Tensor],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """A kernel's gradients as plain operations, to be differentiated or transformed.
+
+    Args:
+        compute: the outputs of the inputs, in plain operations.
+        inputs: what the kernel was given.
+        outer: the gradients of the outputs.
+        wanted: whether the gradient of each input is.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # views, so that the derivative stops here even where one input was computed from another
+        inputs = [v if v is None else v.view_as(v) for v in inputs]
+        sought = [v for v, w in zip(inputs, wanted, strict=True) if w and v is not None]
+        found = iter(
+            torch.autograd.grad(
+                compute(*inputs), sought, outer, create_graph=create_graph, allow_unused=True
+            )
+        )
+    return [
+        next(found) if w and v is not None else None for v, w in zip(inputs, wanted, strict=True)
+    ]
 
 
 def _build(source: Path, command: list[str]) -> Path:

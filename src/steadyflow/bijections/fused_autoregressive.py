@@ -23,7 +23,7 @@ from steadyflow.bijections import fused_splines
 from steadyflow.bijections.bijection import Transformed
 from steadyflow.bijections.splines import RationalQuadraticSpline
 from steadyflow.bijections.transforms import Additive, Affine, Transform
-from steadyflow.networks.fused_masked import ordinary, plain
+from steadyflow.native import ordinary, plain, plain_gradients
 from steadyflow.networks.masked import MaskedMLP
 
 if TYPE_CHECKING:
@@ -155,14 +155,8 @@ class _Affine(torch.autograd.Function):
         x, raw = ctx.saved_tensors
         transform = ctx.transform
         if torch.is_grad_enabled() or not (ordinary(dz) and ordinary(d_log_det)):
-            with torch.enable_grad():
-                x, raw = x.view_as(x), raw.view_as(raw)
-                outputs, create = transform.forward(x, raw), torch.is_grad_enabled()
-                sought = [v for v, w in zip((x, raw), ctx.needs_input_grad[1:], strict=True) if w]
-                grads = iter(
-                    torch.autograd.grad(outputs, sought, (dz, d_log_det), create_graph=create)
-                )
-            return None, *(next(grads) if w else None for w in ctx.needs_input_grad[1:])
+            inputs, outer, wanted = (x, raw), (dz, d_log_det), ctx.needs_input_grad[1:]
+            return None, *plain_gradients(transform.forward, inputs, outer, wanted)
         dz, d_log_det = dz.contiguous(), d_log_det.contiguous()
         dx, d_raw = torch.empty_like(x), torch.empty_like(raw)
         given = (t.data_ptr() for t in (x, raw, dz, d_log_det, dx, d_raw))

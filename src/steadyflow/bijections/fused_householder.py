@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from steadyflow import native
-from steadyflow.networks.fused_masked import ordinary
+from steadyflow.native import ordinary, plain_gradients
 
 MOST = 64  # of the C file
 
@@ -53,13 +53,7 @@ class _Matrix(torch.autograd.Function):
     def backward(ctx, g):
         vectors, q = ctx.saved_tensors
         if torch.is_grad_enabled() or not ordinary(g):
-            with torch.enable_grad():
-                again = vectors.view_as(vectors)
-                product = ctx.plain(again)
-                found = torch.autograd.grad(
-                    product, again, g, create_graph=torch.is_grad_enabled()
-                )
-            return found[0], None
+            return *plain_gradients(ctx.plain, (vectors,), g, (True,)), None
         q, g = q.clone(), g.clone(memory_format=torch.contiguous_format)
         result = torch.zeros_like(vectors)
         library().steadyflow_householder_backward(  # type: ignore[union-attr]

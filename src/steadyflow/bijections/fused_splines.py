@@ -15,7 +15,7 @@ path. Derivatives of the inverse x = f^-1(z; theta) follow from those of f,
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from steadyflow import native
 from steadyflow.bijections.bijection import Transformed
-from steadyflow.networks.fused_masked import ordinary
+from steadyflow.native import ordinary, plain_gradients
 
 if TYPE_CHECKING:
     from steadyflow.bijections.splines import RationalQuadraticSpline
@@ -156,16 +156,8 @@ def _pull_back(
 
 
 def _plain_gradients(ctx, inputs: tuple, outer: tuple, inverse: bool) -> list[Tensor | None]:
-    """The same gradients as a graph of plain operations, to be differentiated or transformed."""
-    with torch.enable_grad():
-        inputs = tuple(v.view_as(v) for v in inputs)
-        outputs = ctx.spline.plain(*inputs, inverse=inverse)
-        wanted = ctx.needs_input_grad[1:]
-        sought = [v for v, w in zip(inputs, wanted, strict=True) if w]
-        found = iter(
-            torch.autograd.grad(outputs, sought, outer, create_graph=torch.is_grad_enabled())
-        )
-    return [next(found) if w else None for w in wanted]
+    compute = partial(ctx.spline.plain, inverse=inverse)
+    return plain_gradients(compute, inputs, outer, ctx.needs_input_grad[1:])
 
 
 @cache

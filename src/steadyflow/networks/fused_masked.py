@@ -14,17 +14,16 @@ path.
 from __future__ import annotations
 
 import ctypes
-import threading
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 
 from steadyflow import native
+from steadyflow.native import hooked, ordinary, plain, plain_gradients, scratch
 
 if TYPE_CHECKING:
     from steadyflow.networks.masked import MaskedMLP
@@ -119,7 +118,7 @@ class Plan:
         hidden = [x.new_empty(len(x), width) for width in self.hidden if keep]
         size: int = library().steadyflow_masked_scratch(net, 0)  # type: ignore[union-attr]
         room = 0 if keep else len(x) * sum(self.hidden)
-        net.scratch = _scratch(size + room)
+        net.scratch = scratch(size + room)
         places, at = [h.data_ptr() for h in hidden], net.scratch + 4 * size
         for width in () if keep else self.hidden:
             places.append(at)
@@ -142,7 +141,7 @@ class Plan:
         net = self.call(clip, x, given, parameters)
         addresses = self.pointers(*(h.data_ptr() for h in hidden))
         net.hidden = ctypes.addressof(addresses)
-        net.scratch = _scratch(library().steadyflow_masked_scratch(net, 1))  # type: ignore[union-attr]
+        net.scratch = scratch(library().steadyflow_masked_scratch(net, 1))  # type: ignore[union-attr]
         dx, found = torch.empty_like(x), [torch.empty_like(p) for p in parameters]
         d_given = None if given is None else torch.empty_like(given)
         d_weights = self.pointers(*(p.data_ptr() for p in found[::2]))
@@ -181,26 +180,17 @@ class _Masked(torch.autograd.Function):
     def backward(ctx, d_result):
         x, context, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled() or not ordinary(d_result):
-            inputs = (x, context, *parameters)
-            return None, None, *_plain_gradients(ctx, inputs, d_result)
+
+            def compute(x, context, *parameters):
+                masked = [w * m for w, m in zip(parameters[::2], ctx.plan.masks, strict=True)]
+                return ctx.network.through(x, context, masked, parameters[1::2])
+
+            inputs, wanted = (x, context, *parameters), ctx.needs_input_grad[2:]
+            return None, None, *plain_gradients(compute, inputs, d_result, wanted)
         found = ctx.plan.backward(
             ctx.network.clip, x, context, parameters, ctx.hidden, d_result.contiguous()
         )
         return None, None, *found
-
-
-def _plain_gradients(ctx: Any, inputs: tuple, outer: Tensor) -> list[Tensor | None]:
-    """The same gradients as a graph of plain operations, to be differentiated again."""
-    with torch.enable_grad():
-        inputs = tuple(v if v is None else v.view_as(v) for v in inputs)
-        x, context, *parameters = inputs
-        masked = [w * m for w, m in zip(parameters[::2], ctx.plan.masks, strict=True)]
-        result = ctx.network.through(x, context, masked, parameters[1::2])
-        wanted = ctx.needs_input_grad[2:]
-        sought = [v for v, w in zip(inputs, wanted, strict=True) if w]
-        create = torch.is_grad_enabled()
-        found = iter(torch.autograd.grad(result, sought, outer, create_graph=create))
-    return [next(found) if w else None for w in wanted]
 
 
 def attempt(network: MaskedMLP, x: Tensor, context: Tensor | None) -> Tensor | None:
@@ -248,54 +238,6 @@ def dense(network: MLP, x: Tensor) -> Tensor | None:
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs):
         return _Masked.apply(network, plan, *inputs)
     return plan.forward(network.clip, x, None, tuple(parameters))[0]
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether somebody wants to see the module being called."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
-def plain(parameter: Tensor) -> bool:
-    """Whether a parameter is plain float32 in one piece of memory."""
-    return (
-        (type(parameter) is nn.Parameter or type(parameter) is Tensor)
-        and parameter.dtype == torch.float32
-        and parameter.is_cpu
-        and parameter.is_contiguous()
-    )
-
-
-def ordinary(x: Tensor) -> bool:
-    """Whether x is plain float32 in plain memory, seen by nobody but autograd."""
-    return (
-        (type(x) is Tensor or type(x) is nn.Parameter)
-        and x.is_cpu
-        and x.dtype == torch.float32
-        and x.layout == torch.strided
-        and torch._C._has_storage(x)
-        and not x.is_neg()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._get_tracing_state()
-        and not torch.is_autocast_enabled("cpu")
-        and forward_ad._current_level < 0
-    )
-
-
-_local = threading.local()
-
-
-def _scratch(size: int) -> int:
-    """The address of floats for one call, kept for the next: fresh memory costs time."""
-    buffer = getattr(_local, "buffer", None)
-    if buffer is None or buffer.numel() < size:
-        buffer = _local.buffer = torch.empty(size)
-    return buffer.data_ptr()
 
 
 @cache
