@@ -251,13 +251,41 @@ def test_second_derivatives_are_refused(generator):
         torch.autograd.grad(chain(x)[0].sum(), x, create_graph=True)
 
 
-def test_weights_changed_before_the_backward_pass_are_refused(generator):
-    chain = Chain(ActNorm(4), reversible=True)
-    z, _ = chain(torch.randn(BATCH, 4, generator=generator))
+def in_place(weights):
     with torch.no_grad():
-        chain[0].shift.add_(1.0)
+        weights[-1].add_(1e-3)
+
+
+def through_data(weights):
+    weights[-1].data.add_(1e-3)
+
+
+def fused_step(weights):
+    for p in weights:
+        p.grad = torch.ones_like(p)
+    torch.optim.AdamW(weights, lr=1e-3, fused=True).step()
+
+
+@pytest.mark.parametrize("change", [in_place, through_data, fused_step])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_changed_before_the_backward_pass_are_refused(change, dtype, generator):
+    chain = randomize(Chain(*steps(2), reversible=True), generator, gain=0.3).to(dtype)
+    z, _ = chain(torch.randn(BATCH, 4, 4, 4, generator=generator).to(dtype))
+    z.sum().backward(retain_graph=True)  # nothing has changed
+    weights = list(chain.parameters())
+    counts = [p._version for p in weights]
+    change(weights)
+    assert (counts == [p._version for p in weights]) == (change is not in_place)
     with pytest.raises(RuntimeError, match="changed between its forward and its backward"):
         z.sum().backward()
+
+
+def test_weights_that_are_no_numbers_have_not_changed(generator):
+    chain = Chain(ActNorm(4), reversible=True)
+    chain[0].shift.data.fill_(float("nan"))
+    z, _ = chain(torch.randn(BATCH, 4, generator=generator))
+    z.sum().backward()
+    assert chain[0].shift.grad is not None
 
 
 def test_drift_is_watched(generator):

@@ -11,6 +11,11 @@ network once for both inverting and differentiating, 5/3 where it has none.
 Layers without a closed-form inverse are checkpointed instead: their input is kept. Random numbers
 (dropout, estimated log-determinants) and autocast are replayed as they were in the forward pass.
 
+The weights have to be those of the forward pass, or the inverses lead elsewhere: their norms are
+compared, since fused optimisers and writes through `.data` leave torch's count of changes as it
+was. That costs one or two hundredths of a step. Programs that are recorded (CUDA graphs) read no
+values and go without: there the optimiser's step comes after the backward pass each time.
+
 Gomez, Ren, Urtasun & Grosse, "The Reversible Residual Network: Backpropagation Without Storing
 Activations" (2017).
 """
@@ -27,7 +32,7 @@ from torch import Tensor, nn
 
 from steadyflow.bijections.bijection import Bijection, Transformed, compose, gradients
 from steadyflow.errors import unknown
-from steadyflow.tracing import transforming
+from steadyflow.tracing import recording, transforming
 
 Step = tuple[Tensor, Tensor, Sequence[Tensor | None]]
 WORTH_IT = 24  # couplings in a model from which 'auto' computes activations again
@@ -88,7 +93,7 @@ def run(
     Returns:
         z: (batch, *latent event), and log_det: (batch,) in nats.
     """
-    if not layers or transforming():
+    if not layers or not torch.is_grad_enabled() or transforming():
         return compose(layers, x, context)  # vmap and jacrev differentiate a plain chain
     return _Reversible.apply(list(layers), drift, x, context, *_parameters(layers))
 
@@ -107,7 +112,7 @@ class _Reversible(torch.autograd.Function):
         *parameters: nn.Parameter,
     ) -> Transformed:
         ctx.layers, ctx.drift, ctx.parameters = layers, drift, parameters
-        ctx.versions = [p._version for p in parameters]
+        ctx.fingerprint = _fingerprint(parameters)
         ctx.replays, kept = [], []
         cast = _Cast.here(x.device)
         z, log_dets = x, []
@@ -186,8 +191,9 @@ def _check_backward(ctx: Any) -> None:
             "a reversible chain has no second derivatives (create_graph=True): "
             "build the model with reversible=False for them"
         )
-    same = all(p is q for p, q in zip(_parameters(ctx.layers), ctx.parameters, strict=True))
-    if not same or [p._version for p in ctx.parameters] != ctx.versions:
+    parameters = _parameters(ctx.layers)
+    same = all(p is q for p, q in zip(parameters, ctx.parameters, strict=True))
+    if not same or not _agree(ctx.fingerprint, _fingerprint(parameters)):
         raise RuntimeError(
             "the weights of a reversible chain changed between its forward and its backward pass, "
             "so that its activations can not be computed again: call backward() first, or build "
@@ -198,6 +204,28 @@ def _check_backward(ctx: Any) -> None:
 def _parameters(layers: Sequence[Bijection]) -> list[nn.Parameter]:
     # each once, even if layers share some
     return list(dict.fromkeys(p for layer in layers for p in layer.parameters()))
+
+
+@torch.no_grad()
+def _fingerprint(parameters: Sequence[nn.Parameter]) -> tuple[list[int], list[Tensor]]:
+    """What changes with the weights: torch's counts of changes, and every weight's norm."""
+    versions = [p._version for p in parameters]
+    if recording():
+        return versions, []
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for p in parameters:
+        if p.numel():
+            groups.setdefault((p.device, p.dtype), []).append(p)
+    norms = []
+    for (_, dtype), group in groups.items():
+        wide = None if dtype.itemsize > 2 else torch.float32  # halves would not see a small step
+        norms.append(torch.stack(torch._foreach_norm(group, 2, wide)).nan_to_num(nan=-1.0))
+    return versions, norms
+
+
+def _agree(before: tuple[list[int], list[Tensor]], after: tuple[list[int], list[Tensor]]) -> bool:
+    versions, norms = before
+    return versions == after[0] and all(map(torch.equal, norms, after[1]))
 
 
 @torch.no_grad()
