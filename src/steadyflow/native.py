@@ -2,10 +2,10 @@
 
 A kernel is one C file beside the Python that calls it. It is built with the machine's own C
 compiler (`$CC`, or cc) for the machine's own instruction set, kept in the user's cache folder
-under a name that hashes the source, the flags and everything the compiler says about itself and
-its target, and loaded with ctypes. Where there is no compiler, or the build fails, `load` gives
-None and the caller's plain torch code serves: a kernel is a matter of speed, never of results.
-`STEADYFLOW_NATIVE=0` switches all of them off.
+under a name that hashes the source, the headers, the flags and everything the compiler says about
+itself and its target, and loaded with ctypes. Where there is no compiler, or the build fails,
+`load` gives None and the caller's plain torch code serves: a kernel is a matter of speed, never of
+results. `STEADYFLOW_NATIVE=0` switches all of them off.
 
 What every caller has to ask before it takes a kernel is here too (are the tensors `ordinary`, the
 weights `plain`, the modules not `hooked`?), and what it does instead when a gradient is to be
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC"]
+HEADERS = Path(__file__).parent  # what C files include as "../panel.h"
 TIMEOUT = 60  # seconds for one call of the compiler
 _local = threading.local()
 
@@ -126,7 +127,8 @@ def plain_gradients(
 
 def _build(source: Path, command: list[str]) -> Path:
     target = _run([*command, "-dM", "-E", "-x", "c", os.devnull])
-    name = hashlib.sha256(b"\0".join([source.read_bytes(), " ".join(command).encode(), target]))
+    texts = [path.read_bytes() for path in (source, *sorted(HEADERS.glob("*.h")))]
+    name = hashlib.sha256(b"\0".join([*texts, " ".join(command).encode(), target]))
     library = _cache() / f"{source.stem}-{name.hexdigest()[:24]}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:

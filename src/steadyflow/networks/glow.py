@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steadyflow.networks import fused_glow
 from steadyflow.networks.layout import channels_innermost
 
 CACHE = 2**21  # bytes of one activation that stay near a core (measured: 1 to 4 MiB are alike)
@@ -52,19 +53,22 @@ class ZeroConv(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
-        gain = torch.exp(GAIN * self.gain)[:, None, None]
-        bias = self.bias * gain
+        weight, bias = self.affine()
         if self.clip is not None:
             x = F.hardtanh(x, -self.clip, self.clip)
-        # the weights carry the gain: a few thousand products instead of one for each pixel
-        weight = self.weight * gain[..., None]
         if self.bias[0].numel() == 1:
             y = F.conv2d(x, weight, bias.flatten(), padding=1)
         else:
             y = F.conv2d(x, weight, padding=1) + bias
         if self.context is not None and context is not None:
-            y = y + (gain[:, 0, 0] * self.context(context.to(y.dtype)))[:, :, None, None]
+            gain = torch.exp(GAIN * self.gain)
+            y = y + (gain * self.context(context.to(y.dtype)))[:, :, None, None]
         return y.contiguous()
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias with the gain in them: products of a few numbers, not of every pixel."""
+        gain = torch.exp(GAIN * self.gain)[:, None, None]
+        return self.weight * gain[..., None], self.bias * gain
 
 
 class GlowNet(nn.Module):
@@ -99,6 +103,10 @@ class GlowNet(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
+        if context is None and not torch.compiler.is_compiling():
+            y = fused_glow.attempt(self, clipped(x, self.clip, self.edges))
+            if y is not None:
+                return y
         rows = rows_in_cache(x, self.second.out_channels)
         if rows is None or rows >= len(x):
             return self._evaluate(x, context)
@@ -129,8 +137,13 @@ def rows_in_cache(x: Tensor, channels: int) -> int | None:
 
 def prepare(x: Tensor, clip: float | None, edges: bool) -> Tensor:
     """Clips x, adds the channel of ones and puts the channels innermost in memory."""
+    return channels_innermost(clipped(x, clip, edges))
+
+
+def clipped(x: Tensor, clip: float | None, edges: bool) -> Tensor:
+    """Clips x and adds the channel of ones."""
     if clip is not None:
         x = F.hardtanh(x, -clip, clip)
     if edges:
         x = torch.cat((x, x.new_ones(x.shape[0], 1, *x.shape[2:])), 1)
-    return channels_innermost(x)
+    return x

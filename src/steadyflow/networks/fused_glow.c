@@ -1,0 +1,168 @@
+/* Glow's conditioner, conv3x3(relu(conv1x1(relu(conv3x3(x))))), in one pass over the pixels.
+ *
+ *     cols = the 3x3 neighbourhoods of x          (9 C numbers at every pixel)
+ *     h    = relu(W2 relu(W1 cols + b1) + b2)     a perceptron at every pixel
+ *     y    = what W3 h (9 O numbers at every pixel) adds to the 3x3 neighbourhoods of y
+ *
+ * Pixels are cut into panels of P (panel.h). Each thread has images of its own, so that
+ * neighbourhoods never meet another thread's. fused_glow.py has the why.
+ */
+#include "../panel.h"
+
+typedef struct {
+    int64_t batch, channels, height, width, hidden, out, threads;
+    const float *x;                            /* (batch, channels, height, width) */
+    const float *first, *first_bias;           /* (hidden, 9 channels), (hidden) */
+    const float *second, *second_bias, *last;  /* (hidden, hidden), (hidden), (9 out, hidden) */
+    float *scratch;                            /* of each thread in turn */
+    float *kept; /* both hidden layers of each panel in turn, from forward to backward; or null */
+} Net;
+
+typedef struct {
+    const float *dy;                    /* (batch, out, height, width) */
+    float *dx;                          /* zeros (batch, channels, height, width), or null */
+    float *d_first, *d_first_bias;      /* of each thread in turn, or all null */
+    float *d_second, *d_second_bias, *d_last;
+} Gradients;
+
+/* A run of pixels of one panel in one row of one image. */
+typedef struct {
+    int64_t image, row, column, length, at;
+} Run;
+
+static int64_t pixels_of(const Net *n) { return n->height * n->width; }
+static int64_t first_image(const Net *n, int64_t thread) { return n->batch * thread / n->threads; }
+static int64_t panels_of(const Net *n, int64_t images) { return (images * pixels_of(n) + P - 1) / P; }
+
+/* Floats of the hidden layers that are kept. */
+int64_t steadyflow_glow_kept(const Net *n) {
+    int64_t panels = 0;
+    for (int64_t t = 0; t < n->threads; t++) panels += panels_of(n, first_image(n, t + 1) - first_image(n, t));
+    return panels * 2 * n->hidden * P;
+}
+
+/* Floats of scratch of a thread. */
+int64_t steadyflow_glow_scratch(const Net *n, int64_t backward) {
+    const int64_t ends = 9 * (n->channels + n->out), widest = n->hidden > 9 * n->channels ? n->hidden : 9 * n->channels;
+    return P * (ends + 2 * n->hidden + (backward ? 9 * n->channels + 2 * n->hidden + widest : 0));
+}
+
+static Run run_at(const Net *n, int64_t pixel, int64_t end, int64_t at) {
+    const int64_t within = pixel % pixels_of(n), column = within % n->width, left = n->width - column;
+    Run r = {pixel / pixels_of(n), within / n->width, column, end - pixel < left ? end - pixel : left, at};
+    return r;
+}
+
+/* Where tap (i, j) of a neighbourhood meets an image: the pixels [*from, *to) of the run whose
+ * neighbour, `side` times (i - 1, j - 1) away, is in it, and the offset of the first of these. */
+INLINE int64_t meet(const Net *n, const Run *r, int64_t side, int64_t i, int64_t j, int64_t *from, int64_t *to) {
+    const int64_t row = r->row + side * (i - 1), column = r->column + side * (j - 1);
+    *from = column < 0 ? -column : 0;
+    *to = column + r->length > n->width ? n->width - column : r->length;
+    if (row < 0 || row >= n->height || *from > *to) *from = *to = 0;
+    return row * n->width + column + *from;
+}
+
+/* cols[c, i, j] = the neighbours of the pixels from `pixel` on, zero outside of the image. */
+static void gather(const Net *n, const float *image, int64_t channels, int64_t side, int64_t pixel,
+                   int64_t count, float *cols) {
+    if (count < P) memset(cols, 0, 9 * channels * P * sizeof(float));
+    for (int64_t at = 0; at < count;) {
+        const Run r = run_at(n, pixel + at, pixel + count, at);
+        for (int64_t tap = 0; tap < 9; tap++) {
+            int64_t from, to, offset = meet(n, &r, side, tap / 3, tap % 3, &from, &to);
+            const float *x = image + r.image * channels * pixels_of(n) + offset;
+            float *col = cols + tap * P + at;
+            for (int64_t c = 0; c < channels; c++, x += pixels_of(n), col += 9 * P) {
+                for (int64_t k = 0; k < from; k++) col[k] = 0.f;
+                for (int64_t k = from; k < to; k++) col[k] = x[k - from];
+                for (int64_t k = to; k < r.length; k++) col[k] = 0.f;
+            }
+        }
+        at += r.length;
+    }
+}
+
+/* The transpose: adds cols to the neighbours of the pixels. */
+static void scatter(const Net *n, const float *cols, int64_t channels, int64_t side, int64_t pixel,
+                    int64_t count, float *image) {
+    for (int64_t at = 0; at < count;) {
+        const Run r = run_at(n, pixel + at, pixel + count, at);
+        for (int64_t tap = 0; tap < 9; tap++) {
+            int64_t from, to, offset = meet(n, &r, side, tap / 3, tap % 3, &from, &to);
+            float *x = image + r.image * channels * pixels_of(n) + offset;
+            const float *col = cols + tap * P + at;
+            for (int64_t c = 0; c < channels; c++, x += pixels_of(n), col += 9 * P)
+                for (int64_t k = from; k < to; k++) x[k - from] += col[k];
+        }
+        at += r.length;
+    }
+}
+
+static void hidden_layers(const Net *n, const float *cols, float *h) {
+    const int64_t size = n->hidden * P;
+    linear(n->first, n->first_bias, cols, 9 * n->channels, h, n->hidden, 1);
+    linear(n->second, n->second_bias, h, n->hidden, h + size, n->hidden, 1);
+}
+
+/* y: zeros (batch, out, height, width), to which everything is added. */
+void steadyflow_glow_forward(const Net *n, float *y) {
+    const int64_t share = steadyflow_glow_scratch(n, 0), size = n->hidden * P;
+#pragma omp parallel for schedule(static) num_threads(n->threads) if (n->threads > 1)
+    for (int64_t t = 0; t < n->threads; t++) {
+        float *cols = n->scratch + t * share, *taps = cols + 9 * n->channels * P, *own = taps + 9 * n->out * P;
+        float *kept = n->kept;
+        for (int64_t s = 0; kept && s < t; s++) kept += 2 * size * panels_of(n, first_image(n, s + 1) - first_image(n, s));
+        const int64_t end = first_image(n, t + 1) * pixels_of(n);
+        for (int64_t pixel = first_image(n, t) * pixels_of(n); pixel < end; pixel += P) {
+            const int64_t count = end - pixel < P ? end - pixel : P;
+            float *h = kept ? kept : own;
+            gather(n, n->x, n->channels, 1, pixel, count, cols);
+            hidden_layers(n, cols, h);
+            linear(n->last, 0, h + size, n->hidden, taps, 9 * n->out, 0);
+            scatter(n, taps, n->out, -1, pixel, count, y);
+            if (kept) kept += 2 * size;
+        }
+    }
+}
+
+static const float *turned(const float *h, int64_t n, float *to) {
+    transpose(h, P, n / LANES * LANES, P, to, n);
+    return to;
+}
+
+void steadyflow_glow_backward(const Net *n, const Gradients *b) {
+    const int64_t share = steadyflow_glow_scratch(n, 1), size = n->hidden * P;
+    const int64_t in = 9 * n->channels, out = 9 * n->out, hidden = n->hidden;
+#pragma omp parallel for schedule(static) num_threads(n->threads) if (n->threads > 1)
+    for (int64_t t = 0; t < n->threads; t++) {
+        float *cols = n->scratch + t * share, *taps = cols + in * P, *own = taps + out * P;
+        float *g = own + 2 * size, *d_cols = g + 2 * size, *turn = d_cols + in * P;
+        const float *kept = n->kept;
+        for (int64_t s = 0; kept && s < t; s++) kept += 2 * size * panels_of(n, first_image(n, s + 1) - first_image(n, s));
+        const int64_t start = first_image(n, t) * pixels_of(n), end = first_image(n, t + 1) * pixels_of(n);
+        for (int64_t pixel = start; pixel < end; pixel += P) {
+            const int64_t count = end - pixel < P ? end - pixel : P;
+            const int fresh = pixel == start;
+            const float *h = kept ? kept : own;
+            if (!kept || b->d_first) gather(n, n->x, n->channels, 1, pixel, count, cols);
+            if (!kept) hidden_layers(n, cols, own);
+            gather(n, b->dy, n->out, -1, pixel, count, taps);
+            linear_back(n->last, taps, out, g + size, hidden, h + size);
+            linear_back(n->second, g + size, hidden, g, hidden, h);
+            if (b->d_first) {
+                weight_layer(taps, out, h + size, turned(h + size, hidden, turn), hidden,
+                             b->d_last + t * out * hidden, 0, fresh);
+                weight_layer(g + size, hidden, h, turned(h, hidden, turn), hidden,
+                             b->d_second + t * hidden * hidden, b->d_second_bias + t * hidden, fresh);
+                weight_layer(g, hidden, cols, turned(cols, in, turn), in,
+                             b->d_first + t * hidden * in, b->d_first_bias + t * hidden, fresh);
+            }
+            if (b->dx) {
+                linear_back(n->first, g, hidden, d_cols, in, 0);
+                scatter(n, d_cols, n->channels, 1, pixel, count, b->dx);
+            }
+            if (kept) kept += 2 * size;
+        }
+    }
+}
