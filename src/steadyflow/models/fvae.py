@@ -125,14 +125,10 @@ class FVAE(GenerativeModel):
             event_shape=event_shape, num_classes=num_classes, context_features=context_features
         )
         image, given = len(self.event_shape) == 3, num_classes or context_features
-        _check(network=network, posterior=posterior, prior=prior, decoder=decoder)
+        _check_choices(network=network, posterior=posterior, prior=prior, decoder=decoder)
+        _check_numbers(anneal, free_bits, min_std)
         if posterior_std is not None and posterior != "scalar":
             raise ValueError("posterior_std is for posterior='scalar': the others learn s(x)")
-        if not 0 <= anneal <= 1 or not free_bits >= 0 or not min_std > 0:
-            raise ValueError(
-                "anneal must be from 0 to 1, free_bits at least 0 and min_std above 0, "
-                f"got {anneal}, {free_bits} and {min_std}"
-            )
         self.anneal, self.free_bits = anneal, free_bits
         self.dequantization = UniformDequantization(bits) if image and bits else None
         self.standardization = None if image else Standardization(self.event_shape)
@@ -141,13 +137,7 @@ class FVAE(GenerativeModel):
         self.encoder: nn.Module
         self.decoder: nn.Module
         if network == "identity":
-            if max(planes) > 1:
-                raise ValueError(
-                    "network='identity' gives no scales: it needs posterior='scalar' and "
-                    "decoder_scale='scalar' or 'variable'"
-                )
-            self.encoder, self.decoder = Identity(), Identity()
-            self.latent_shape = self.event_shape
+            self._join_identities(planes)
         elif image:
             self.encoder, self.decoder, self.latent_shape = convolutions(
                 self.event_shape, latent_channels, planes, squeezes, blocks, hidden_channels, given
@@ -168,6 +158,16 @@ class FVAE(GenerativeModel):
         self._analytic = posterior != "flow" and prior == "normal"
         self.register_buffer("beta", torch.ones(()), persistent=False)
         self.register_buffer("parts", torch.zeros(2), persistent=False)  # of the last loss
+
+    def _join_identities(self, planes: tuple[int, int]) -> None:
+        """No networks: the latents are the data, and the bound is that of a flow on noisy data."""
+        if max(planes) > 1:
+            raise ValueError(
+                "network='identity' gives no scales: it needs posterior='scalar' and "
+                "decoder_scale='scalar' or 'variable'"
+            )
+        self.encoder, self.decoder = Identity(), Identity()
+        self.latent_shape = self.event_shape
 
     @property
     def replayable(self) -> bool:  # type: ignore[override]
@@ -379,7 +379,15 @@ class FVAE(GenerativeModel):
         return LogisticObservation(self.event_shape, self.dequantization.bits, scale, fixed, floor)
 
 
-def _check(**given: str) -> None:
+def _check_numbers(anneal: float, free_bits: float, min_std: float) -> None:
+    if not 0 <= anneal <= 1 or not free_bits >= 0 or not min_std > 0:
+        raise ValueError(
+            "anneal must be from 0 to 1, free_bits at least 0 and min_std above 0, "
+            f"got {anneal}, {free_bits} and {min_std}"
+        )
+
+
+def _check_choices(**given: str) -> None:
     for name, value in given.items():
         if value not in CHOICES[name]:
             raise unknown(name, value, CHOICES[name])

@@ -61,49 +61,39 @@ class FusedSteps:
         assert library is not None
         layers: list[CausalLayer] = list(network.layers)  # type: ignore[arg-type]
         place = network.place.detach().contiguous()
-        places, width = place.shape
+        (places, width), heads = place.shape, layers[0].heads
         lanes = next((n for n in LANES if batch <= n), LANES[-1])
         panels = -(-batch // lanes)
         threads = max(1, min(torch.get_num_threads(), panels))
         self.batch, self.rows = batch, panels * lanes
         self.outputs = network.output.out_features
         self._step = getattr(library, f"step{lanes}")
-        around = [given if isinstance(given, Tensor) else place.new_zeros(batch, 1, width)]
-        around.append(place.new_ones(batch) if sharpness is None else sharpness.view(-1))
-        given_rows = self._padded(around[0][:, 0].expand(batch, -1))
-        scale = self._padded(around[1]) / math.sqrt(width // layers[0].heads)
-        self._kept = [
-            place,
-            given_rows.view(panels, lanes, width).transpose(1, 2).contiguous(),
-            scale.contiguous(),
-            place.new_empty(len(layers), panels, 2, places, width, lanes),
-            place.new_empty(panels, width, lanes),
-            place.new_empty(
-                threads, 9 * width + places + network.in_features + self.outputs, lanes
-            ),
-        ]
-        parts = [getattr(layer, name) for layer in layers for name in WEIGHTS]
-        parts += [getattr(network, name) for name in AROUND]
-        weights = [v.detach().contiguous() for part in parts for v in (part.weight, part.bias)]
-        self._kept += weights
+        given = given[:, 0] if isinstance(given, Tensor) else place.new_zeros(batch, width)
+        given = self._padded(given.expand(batch, -1)).view(panels, lanes, width)
+        sharpness = place.new_ones(batch) if sharpness is None else sharpness.view(-1)
+        each = 9 * width + places + network.in_features + self.outputs
+        tensors = {
+            "place": place,
+            "given": given.transpose(1, 2).contiguous(),
+            "sharpness": (self._padded(sharpness) / math.sqrt(width // heads)).contiguous(),
+            "cache": place.new_empty(len(layers), panels, 2, places, width, lanes),
+            "state": place.new_empty(panels, width, lanes),
+            "scratch": place.new_empty(threads, each, lanes),
+        }
+        weights = _weights(network)
+        self._kept = [*tensors.values(), *weights]  # as long as their addresses
         self._pointers = (POINTER * len(weights))(*(w.data_ptr() for w in weights))
-        place_, given_, scale_, cache_, state, scratch = (t.data_ptr() for t in self._kept[:6])
         self._net = _Net(
-            panels,
-            places,
-            network.in_features,
-            self.outputs,
-            width,
-            layers[0].heads,
-            len(layers),
-            threads,
-            place_,
-            given_,
-            scale_,
-            ctypes.cast(self._pointers, POINTER),
-            cache_,
-            state,
-            scratch,
+            panels=panels,
+            places=places,
+            features=network.in_features,
+            outputs=self.outputs,
+            width=width,
+            heads=heads,
+            layers=len(layers),
+            threads=threads,
+            weights=ctypes.cast(self._pointers, POINTER),
+            **{name: tensor.data_ptr() for name, tensor in tensors.items()},
         )
 
     def step(self, at: int, previous: Tensor | None) -> Tensor:
@@ -121,13 +111,20 @@ class FusedSteps:
         return F.pad(values, padding).contiguous() if missing else values.contiguous()
 
 
+def _weights(network: CausalTransformer) -> list[Tensor]:
+    """Weight and bias of every part, in the order of the C file."""
+    parts = [getattr(layer, name) for layer in network.layers for name in WEIGHTS]
+    parts += [getattr(network, name) for name in AROUND]
+    return [v.detach().contiguous() for part in parts for v in (part.weight, part.bias)]
+
+
 def serves(network: CausalTransformer) -> bool:
     """Whether the kernel can evaluate this network, here and now."""
     if torch.compiler.is_compiling() or type(network) is not CausalTransformer:
         return False
     place = network.place
-    ordinary = place.device.type == "cpu" and place.dtype == torch.float32
-    return ordinary and not torch.is_autocast_enabled("cpu") and _library() is not None
+    single = place.device.type == "cpu" and place.dtype == torch.float32
+    return single and not torch.is_autocast_enabled("cpu") and _library() is not None
 
 
 @cache
