@@ -1,18 +1,12 @@
 """Markov chains that draw from q(x) ~ exp(-U(x)).
 
-    Langevin      x' = m(x) + h n,  m(x) = x - h^2/2 dU(x)     nothing is rejected: biased
-    MALA          the same, accepted with min(1, e^(U - U') N(x; m(x'), h^2) / N(x'; m(x), h^2));
-                  squared distances enter there, not distances
-    HMC           p ~ N(0, I), L leapfrog steps of length h, accepted with min(1, e^(H - H'))
-    independence  x' ~ p whatever x is, accepted with min(1, w(x') / w(x)),  w = e^(-U) / p
+    x_0 -> x_1 -> ...     a step is a kernel: Langevin, MALA, HMC, independence (`markov_kernels`)
+    z_0 -> z_1 -> ...     the same in the latents of a bijection x = G(z), whose target is that of
+                          z, -log pi(z) = U(G(z)) - log|det dG/dz|: see `latent_energy`
 
-All are exact but the first. A chain may run in the latent space of a bijection x = G(z), where the
-target is that of z, -log pi(z) = U(G(z)) - log|det dG/dz|: see `latent_energy`. Without the
-log-determinant the draws are from something else.
-
-Roberts & Tweedie, "Exponential convergence of Langevin distributions" (1996); Neal, "MCMC using
-Hamiltonian dynamics" (2011); Hastings (1970), sec. 2.5; step sizes by Robbins-Monro, Andrieu &
-Thoms, "A tutorial on adaptive MCMC" (2008), algorithm 4.
+Without the log-determinant the draws are from something else. Step sizes follow the acceptance
+during the warm-up by Robbins-Monro: Andrieu & Thoms, "A tutorial on adaptive MCMC" (2008),
+algorithm 4.
 """
 
 from __future__ import annotations
@@ -28,9 +22,7 @@ from torch import Tensor
 
 from steadyflow.errors import UsageError, unknown
 from steadyflow.solvers.chains import effective_sample_size, split_r_hat
-
-Energy = Callable[[Tensor], Tensor]  # (chains, *event) to (chains,)
-Proposal = Callable[[int], tuple[Tensor, Tensor]]  # n to draws (n, *event) and log p: (n,)
+from steadyflow.solvers.markov_kernels import KERNELS, Energy, Proposal, State
 
 # the acceptance that the step size is adapted to: optimal in high dimension for MALA (Roberts &
 # Rosenthal 1998), robust for HMC (Betancourt, Byrne & Girolami 2014)
@@ -123,7 +115,7 @@ def run_chains(
     _check(method, x, steps, warmup, step_size, leapfrog, every, proposal)
     options: dict[str, Any] = {"leapfrog": leapfrog, "proposal": proposal, "generator": generator}
     kernel, target = KERNELS[method], TARGETS[method]
-    state = _State.at(energy, x.detach().clone(), gradient=method != "independence")
+    state = State.at(energy, x.detach().clone(), gradient=method != "independence")
     _check_start(state)
     draws, energies = [], []
     accepted = x.new_zeros(len(x), dtype=torch.float64)
@@ -181,118 +173,6 @@ def meg_compat(energy: Energy, decode: Callable[[Tensor], Any]) -> Energy:
     return of_latents
 
 
-@dataclasses.dataclass(frozen=True)
-class _State:
-    """Where the chains are, with U and, where a kernel uses it, dU/dx; or log p of `proposal`."""
-
-    x: Tensor
-    energy: Tensor
-    gradient: Tensor | None
-    log_prob: Tensor | None = None
-
-    @classmethod
-    def at(cls, energy: Energy, x: Tensor, gradient: bool = True) -> _State:
-        if not gradient:
-            with torch.no_grad():
-                return cls(x, energy(x), None)
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
-            value = energy(leaf)
-            (slope,) = torch.autograd.grad(value.sum(), leaf)
-        return cls(x, value.detach(), slope)
-
-
-def _langevin(
-    energy: Energy, state: _State, h: float, *, generator: Any, **_: Any
-) -> tuple[_State, Tensor]:
-    """One uncorrected step."""
-    x = _drifted(state, h) + h * _normal_like(state.x, generator)
-    return _State.at(energy, x), torch.ones(len(x), dtype=torch.float64, device=x.device)
-
-
-def _mala(
-    energy: Energy, state: _State, h: float, *, generator: Any, **_: Any
-) -> tuple[_State, Tensor]:
-    """One step of MALA; the noise of the proposal has standard deviation h."""
-    x = _drifted(state, h) + h * _normal_like(state.x, generator)
-    new = _State.at(energy, x)
-    there = _squares(x - _drifted(state, h)) / (2 * h * h)
-    back = _squares(state.x - _drifted(new, h)) / (2 * h * h)
-    return _decide(state, new, state.energy - new.energy + there - back, generator)
-
-
-def _hmc(
-    energy: Energy, state: _State, h: float, *, leapfrog: int, generator: Any, **_: Any
-) -> tuple[_State, Tensor]:
-    """One trajectory of L leapfrog steps."""
-    momentum = _normal_like(state.x, generator)
-    before = state.energy + _squares(momentum) / 2
-    new = state
-    for _step in range(leapfrog):
-        momentum = momentum - h / 2 * _slope(new)
-        new = _State.at(energy, new.x + h * momentum)
-        momentum = momentum - h / 2 * _slope(new)
-    after = new.energy + _squares(momentum) / 2
-    return _decide(state, new, before - after, generator)
-
-
-def _independence(
-    energy: Energy, state: _State, h: float, *, proposal: Proposal, generator: Any, **_: Any
-) -> tuple[_State, Tensor]:
-    """A proposal that does not know where the chain is."""
-    with torch.no_grad():
-        x, log_prob = proposal(len(state.x))
-        new = _State(x, energy(x), None, log_prob)
-    if state.log_prob is None:  # p where the chain begins is not known: it leaves at once
-        return new, torch.ones(len(x), dtype=torch.float64, device=x.device)
-    gain = (state.energy + state.log_prob) - (new.energy + log_prob)
-    return _decide(state, new, gain, generator)
-
-
-KERNELS: dict[str, Callable[..., tuple[_State, Tensor]]] = {
-    "langevin": _langevin,
-    "mala": _mala,
-    "hmc": _hmc,
-    "independence": _independence,
-}
-
-
-def _decide(old: _State, new: _State, log_ratio: Tensor, generator: Any) -> tuple[_State, Tensor]:
-    """Takes the new state with min(1, e^log_ratio); where it is not a number, never."""
-    probability = log_ratio.double().nan_to_num(nan=-math.inf).clamp_max(0).exp()
-    draw = torch.rand(
-        len(probability), generator=generator, dtype=torch.float64, device=probability.device
-    )
-    taken = draw < probability
-
-    def chosen(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        if a is None or b is None:
-            return None
-        return torch.where(taken.reshape(-1, *[1] * (a.dim() - 1)), a, b)
-
-    fields = [
-        chosen(getattr(new, f.name), getattr(old, f.name)) for f in dataclasses.fields(_State)
-    ]
-    return _State(*fields), probability  # type: ignore[arg-type]
-
-
-def _drifted(state: _State, h: float) -> Tensor:
-    return state.x - h * h / 2 * _slope(state)
-
-
-def _slope(state: _State) -> Tensor:
-    assert state.gradient is not None
-    return state.gradient
-
-
-def _squares(x: Tensor) -> Tensor:
-    return x.double().flatten(1).square().sum(1)
-
-
-def _normal_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-
-
 def _check(
     method: str,
     x: Tensor,
@@ -321,7 +201,7 @@ def _check(
         raise UsageError("'independence' needs a proposal, such as flow.sample_with_log_prob")
 
 
-def _check_start(state: _State) -> None:
+def _check_start(state: State) -> None:
     if state.energy.shape != (len(state.x),):
         raise UsageError(
             f"the energy of {len(state.x)} points must have shape ({len(state.x)},), "
