@@ -41,6 +41,26 @@ def test_every_name_of_a_package_is_there(module):
         assert hasattr(package, name)
 
 
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("models.model", "FlowModel CONFIG WEIGHTS"),
+        ("models.energy", "flattened steady_weights"),
+        ("models.probability_flow", "MatchedNormal Normalization Shrinking"),
+        ("networks.lipschitz", "CLipSwish LipSwish LipschitzLayer lipschitz_activation"),
+        ("networks.fused_masked", "hooked ordinary plain"),
+        ("paths", "DDPM EDM Path canonical_field make_path rows"),
+        ("solvers.mcmc", "KERNELS"),
+    ],
+)
+def test_names_that_have_moved_are_still_where_they_were(module, names):
+    module = importlib.import_module(f"steadyflow.{module}")
+    for name in names.split():
+        assert hasattr(module, name)
+    with pytest.raises(AttributeError, match="Nonsense"):
+        _ = module.Nonsense
+
+
 def test_models_are_found_by_their_names():
     import steadyflow.models as models
 
