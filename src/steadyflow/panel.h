@@ -140,30 +140,33 @@ INLINE void weight_tile(const int rows, const int columns, const float *g, const
         for (int v = 0; v < columns; v++) store(d + j * n_in + v * LANES, total[j][v]);
 }
 
+/* The gradient of `rows` rows of a layer's weights (rows, n_in) from one panel, added to d. */
 INLINE void weight_rows(const int rows, const float *g, const float *h, const float *turned,
-                        int64_t n_in, float *d, float *d_bias, int fresh) {
+                        int64_t n_in, float *d, int fresh) {
     if (fresh) memset(d, 0, rows * n_in * sizeof(float));
-    if (fresh && d_bias) memset(d_bias, 0, rows * sizeof(float));
     int64_t k = 0;
     for (; k + COLUMNS * LANES <= n_in; k += COLUMNS * LANES)
         weight_tile(rows, COLUMNS, g, turned + k, n_in, d + k);
     for (; k + LANES <= n_in; k += LANES) weight_tile(rows, 1, g, turned + k, n_in, d + k);
     for (; k < n_in; k++) weight_column(rows, g, h + k * P, d + k, n_in);
-    for (int j = 0; d_bias && j < rows; j++) {
+}
+
+/* That of its biases. */
+INLINE void bias_rows(int64_t rows, const float *g, float *d, int fresh) {
+    for (int64_t j = 0; j < rows; j++) {
         vec total = all(0.f);
         for (int c = 0; c < P; c += LANES) total += load(g + j * P + c);
-        d_bias[j] += sum(total);
+        d[j] = (fresh ? 0.f : d[j]) + sum(total);
     }
 }
 
-/* The gradient of a whole layer's weights (n_out, n_in) and biases (or null) from one panel. */
+/* The gradient of all weights of a layer, (n_out, n_in). */
 INLINE void weight_layer(const float *g, int64_t n_out, const float *h, const float *turned,
-                         int64_t n_in, float *d, float *d_bias, int fresh) {
+                         int64_t n_in, float *d, int fresh) {
     int64_t j = 0;
     for (; j + ROWS <= n_out; j += ROWS)
-        weight_rows(ROWS, g + j * P, h, turned, n_in, d + j * n_in, d_bias ? d_bias + j : 0, fresh);
-    for (; j < n_out; j++)
-        weight_rows(1, g + j * P, h, turned, n_in, d + j * n_in, d_bias ? d_bias + j : 0, fresh);
+        weight_rows(ROWS, g + j * P, h, turned, n_in, d + j * n_in, fresh);
+    for (; j < n_out; j++) weight_rows(1, g + j * P, h, turned, n_in, d + j * n_in, fresh);
 }
 
 INLINE void turn4(const float *from, int64_t from_row, float *to, int64_t to_row) {

@@ -49,17 +49,18 @@ SHAPES = [
 
 @pytest.mark.parametrize(("shape", "out", "hidden"), SHAPES)
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("edges", [True, False])
-def test_values_and_gradients(generator, calls, monkeypatch, shape, out, hidden, threads, edges):
+@pytest.mark.parametrize("given", [None, 3])
+def test_values_and_gradients(generator, calls, monkeypatch, shape, out, hidden, threads, given):
     monkeypatch.setattr(fused_glow, "WORK_OF_A_THREAD", 1)
-    ours = network(shape[1], out, hidden, generator, edges=edges)
+    ours = network(shape[1], out, hidden, generator, edges=not given, context_features=given)
     exact = copy.deepcopy(ours).double()
     x = torch.randn(shape, generator=generator)
+    context = torch.randn(shape[0], given, generator=generator) if given else None
     weights = torch.randn(shape[0], out, *shape[2:], generator=generator)
 
     def both(net, dtype):
         inputs = [x.to(dtype).requires_grad_(), *net.parameters()]
-        y = net(inputs[0])
+        y = net(inputs[0], context)
         return y, *torch.autograd.grad((y * weights).sum(), inputs)
 
     before = torch.get_num_threads()
@@ -67,7 +68,7 @@ def test_values_and_gradients(generator, calls, monkeypatch, shape, out, hidden,
     try:
         fast = both(ours, torch.float32)
         with torch.no_grad():
-            assert_close(ours(x), fast[0], rtol=0, atol=0)
+            assert_close(ours(x, context), fast[0], rtol=0, atol=0)
     finally:
         torch.set_num_threads(before)
     assert len(calls) == 2
@@ -125,8 +126,6 @@ def test_second_derivatives_and_vmap(generator):
 @torch.no_grad()
 def test_it_steps_aside(generator, calls):
     x = torch.randn(3, 2, 4, 4, generator=generator)
-    conditional = network(2, 4, 8, generator, context_features=5)
-    conditional(x, torch.randn(3, 5, generator=generator))
     net = network(2, 4, 8, generator)
     copy.deepcopy(net).double()(x.double())
     with torch.autocast("cpu", torch.bfloat16):

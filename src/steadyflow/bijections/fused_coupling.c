@@ -248,11 +248,13 @@ void steadyflow_backward(const Layer *a, const Gradients *b) {
                     const float *g = scratch + a->moved * P + size + at + n_in * P;
                     const float *turned = scratch + a->moved * P + 2 * size + at;
                     const int fresh = start + p == 0;
-                    if (j + ROWS <= n_out)
-                        weight_rows(ROWS, g + j * P, h, turned, n_in, d + j * n_in, d_bias + j, fresh);
+                    const int64_t rows = j + ROWS <= n_out ? ROWS : n_out - j;
+                    bias_rows(rows, g + j * P, d_bias + j, fresh);
+                    if (rows == ROWS)
+                        weight_rows(ROWS, g + j * P, h, turned, n_in, d + j * n_in, fresh);
                     else
                         for (int64_t i = j; i < n_out; i++)
-                            weight_rows(1, g + i * P, h, turned, n_in, d + i * n_in, d_bias + i, fresh);
+                            weight_rows(1, g + i * P, h, turned, n_in, d + i * n_in, fresh);
                 }
         }
     }

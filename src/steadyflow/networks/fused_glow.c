@@ -5,24 +5,25 @@
  *     y    = what W3 h (9 O numbers at every pixel) adds to the 3x3 neighbourhoods of y
  *
  * Pixels are cut into panels of P (panel.h). Each thread has images of its own, so that
- * neighbourhoods never meet another thread's. fused_glow.py has the why.
+ * neighbourhoods never meet another thread's. Where b1 is another one for each image, no panel has
+ * pixels of two. fused_glow.py has the why.
  */
 #include "../panel.h"
 
 typedef struct {
-    int64_t batch, channels, height, width, hidden, out, threads;
-    const float *x;                            /* (batch, channels, height, width) */
-    const float *first, *first_bias;           /* (hidden, 9 channels), (hidden) */
-    const float *second, *second_bias, *last;  /* (hidden, hidden), (hidden), (9 out, hidden) */
-    float *scratch;                            /* of each thread in turn */
+    int64_t batch, channels, height, width, hidden, out, threads, given;
+    const float *x;                           /* (batch, channels, height, width) */
+    const float *first, *first_bias;          /* (hidden, 9 channels), (hidden) or, if given, (batch, hidden) */
+    const float *second, *second_bias, *last; /* (hidden, hidden), (hidden), (9 out, hidden) */
+    float *scratch;                           /* of each thread in turn */
     float *kept; /* both hidden layers of each panel in turn, from forward to backward; or null */
 } Net;
 
 typedef struct {
     const float *dy;                    /* (batch, out, height, width) */
     float *dx;                          /* zeros (batch, channels, height, width), or null */
-    float *d_first, *d_first_bias;      /* of each thread in turn, or all null */
-    float *d_second, *d_second_bias, *d_last;
+    float *d_first, *d_first_bias;      /* of each thread (if given, of each image) in turn, */
+    float *d_second, *d_second_bias, *d_last; /* or all null */
 } Gradients;
 
 /* A run of pixels of one panel in one row of one image. */
@@ -32,7 +33,15 @@ typedef struct {
 
 static int64_t pixels_of(const Net *n) { return n->height * n->width; }
 static int64_t first_image(const Net *n, int64_t thread) { return n->batch * thread / n->threads; }
-static int64_t panels_of(const Net *n, int64_t images) { return (images * pixels_of(n) + P - 1) / P; }
+static int64_t panels_of(const Net *n, int64_t images) {
+    return n->given ? images * ((pixels_of(n) + P - 1) / P) : (images * pixels_of(n) + P - 1) / P;
+}
+
+/* How many pixels the panel has that begins at `pixel`, before `end`. */
+static int64_t count_of(const Net *n, int64_t pixel, int64_t end) {
+    const int64_t left = n->given ? pixels_of(n) - pixel % pixels_of(n) : end - pixel;
+    return left < P ? left : P;
+}
 
 /* Floats of the hidden layers that are kept. */
 int64_t steadyflow_glow_kept(const Net *n) {
@@ -99,9 +108,9 @@ static void scatter(const Net *n, const float *cols, int64_t channels, int64_t s
     }
 }
 
-static void hidden_layers(const Net *n, const float *cols, float *h) {
-    const int64_t size = n->hidden * P;
-    linear(n->first, n->first_bias, cols, 9 * n->channels, h, n->hidden, 1);
+static void hidden_layers(const Net *n, int64_t pixel, const float *cols, float *h) {
+    const int64_t size = n->hidden * P, image = n->given ? pixel / pixels_of(n) : 0;
+    linear(n->first, n->first_bias + image * n->hidden, cols, 9 * n->channels, h, n->hidden, 1);
     linear(n->second, n->second_bias, h, n->hidden, h + size, n->hidden, 1);
 }
 
@@ -114,11 +123,11 @@ void steadyflow_glow_forward(const Net *n, float *y) {
         float *kept = n->kept;
         for (int64_t s = 0; kept && s < t; s++) kept += 2 * size * panels_of(n, first_image(n, s + 1) - first_image(n, s));
         const int64_t end = first_image(n, t + 1) * pixels_of(n);
-        for (int64_t pixel = first_image(n, t) * pixels_of(n); pixel < end; pixel += P) {
-            const int64_t count = end - pixel < P ? end - pixel : P;
+        for (int64_t pixel = first_image(n, t) * pixels_of(n), count; pixel < end; pixel += count) {
             float *h = kept ? kept : own;
+            count = count_of(n, pixel, end);
             gather(n, n->x, n->channels, 1, pixel, count, cols);
-            hidden_layers(n, cols, h);
+            hidden_layers(n, pixel, cols, h);
             linear(n->last, 0, h + size, n->hidden, taps, 9 * n->out, 0);
             scatter(n, taps, n->out, -1, pixel, count, y);
             if (kept) kept += 2 * size;
@@ -141,22 +150,26 @@ void steadyflow_glow_backward(const Net *n, const Gradients *b) {
         const float *kept = n->kept;
         for (int64_t s = 0; kept && s < t; s++) kept += 2 * size * panels_of(n, first_image(n, s + 1) - first_image(n, s));
         const int64_t start = first_image(n, t) * pixels_of(n), end = first_image(n, t + 1) * pixels_of(n);
-        for (int64_t pixel = start; pixel < end; pixel += P) {
-            const int64_t count = end - pixel < P ? end - pixel : P;
+        for (int64_t pixel = start, count; pixel < end; pixel += count) {
             const int fresh = pixel == start;
             const float *h = kept ? kept : own;
+            count = count_of(n, pixel, end);
             if (!kept || b->d_first) gather(n, n->x, n->channels, 1, pixel, count, cols);
-            if (!kept) hidden_layers(n, cols, own);
+            if (!kept) hidden_layers(n, pixel, cols, own);
             gather(n, b->dy, n->out, -1, pixel, count, taps);
             linear_back(n->last, taps, out, g + size, hidden, h + size);
             linear_back(n->second, g + size, hidden, g, hidden, h);
             if (b->d_first) {
                 weight_layer(taps, out, h + size, turned(h + size, hidden, turn), hidden,
-                             b->d_last + t * out * hidden, 0, fresh);
+                             b->d_last + t * out * hidden, fresh);
                 weight_layer(g + size, hidden, h, turned(h, hidden, turn), hidden,
-                             b->d_second + t * hidden * hidden, b->d_second_bias + t * hidden, fresh);
+                             b->d_second + t * hidden * hidden, fresh);
+                bias_rows(hidden, g + size, b->d_second_bias + t * hidden, fresh);
+                const int64_t at = n->given ? pixel / pixels_of(n) : t;
+                const int begins = n->given ? pixel % pixels_of(n) == 0 : fresh;
                 weight_layer(g, hidden, cols, turned(cols, in, turn), in,
-                             b->d_first + t * hidden * in, b->d_first_bias + t * hidden, fresh);
+                             b->d_first + t * hidden * in, fresh);
+                bias_rows(hidden, g, b->d_first_bias + at * hidden, begins);
             }
             if (b->dx) {
                 linear_back(n->first, g, hidden, d_cols, in, 0);

@@ -5,7 +5,7 @@ are at their best with many channels on both sides, and spend most of a coupling
 ends of 3 and 4 channels. The kernel takes 64 pixels at a time from their neighbourhoods through
 all layers, without leaving the cache; docs/benchmarks.md has what it brings.
 
-It serves float32 images on the CPU without a context. All else, compiled and transformed code
+It serves float32 images on the CPU. All else, compiled and transformed code
 (torch.compile, export, vmap, forward-mode derivatives) and machines without a C compiler take the
 convolutions, whose results it gives to float32 rounding. Second derivatives are those of the
 convolutions.
@@ -40,7 +40,7 @@ class _Net(ctypes.Structure):
 
     _fields_ = (
         *((n, INTEGER) for n in ("batch", "channels", "height", "width", "hidden", "out")),
-        ("threads", INTEGER),
+        *((n, INTEGER) for n in ("threads", "given")),
         *((n, POINTER) for n in ("x", *WEIGHTS, "scratch", "kept")),
     )
 
@@ -51,8 +51,11 @@ class _Gradients(ctypes.Structure):
     _fields_ = tuple((n, POINTER) for n in ("dy", "dx", *WEIGHTS))
 
 
-def attempt(network: GlowNet, x: Tensor) -> Tensor | None:
-    """The network without context on prepared x, or None where the kernel does not apply."""
+def attempt(network: GlowNet, x: Tensor, shift: Tensor | None = None) -> Tensor | None:
+    """The network on prepared x, or None where the kernel does not apply.
+
+    shift: (batch, hidden) is what a context adds to the first features.
+    """
     layers = (network.first, network.second, network.last)
     if not ordinary(x) or x.dim() != 4 or not x.numel() or _has_any_global_hook():
         return None
@@ -61,8 +64,10 @@ def attempt(network: GlowNet, x: Tensor) -> Tensor | None:
     weights = [layer._parameters[n] for layer in layers[:2] for n in ("weight", "bias")]
     if not all(w is not None and plain(w) for w in (*weights, *network.last._parameters.values())):
         return None
-    if library() is None:
+    if not (shift is None or ordinary(shift)) or library() is None:
         return None
+    if shift is not None:
+        weights[1] = weights[1] + shift  # type: ignore[operator]
     weight, bias = network.last.affine()
     # each of the nine taps of every output is one row of a matrix
     last = weight.permute(0, 2, 3, 1).flatten(0, 2)
@@ -102,7 +107,7 @@ def convolutions(
     last: Tensor,
 ) -> Tensor:
     """What the kernel computes, in torch's own operations."""
-    h = F.relu(F.conv2d(x, first, first_bias, padding=1))
+    h = F.relu(F.conv2d(x, first, padding=1) + first_bias[..., None, None])
     h = F.relu(F.conv2d(h, second, second_bias))
     return F.conv2d(h, last.unflatten(0, (-1, 3, 3)).permute(0, 3, 1, 2), padding=1)
 
@@ -132,6 +137,8 @@ def _gradients(
     found: list[Tensor] = []
     if any(wanted[1:]):
         found = [w.new_empty(net.threads, *w.shape) for w in inputs[1:]]
+        if net.given:
+            found[1] = inputs[2].new_empty(1, *inputs[2].shape)
     gradients = _Gradients(dy.data_ptr(), None if dx is None else dx.data_ptr())
     for name, gradient in zip(WEIGHTS, found, strict=bool(found)):
         setattr(gradients, name, gradient.data_ptr())
@@ -143,9 +150,9 @@ def _gradients(
 
 def _call(inputs: tuple[Tensor, ...], threads: int) -> _Net:
     """The network for one call. It holds addresses: the caller holds the tensors."""
-    x, first, *_, last = inputs
+    x, first, first_bias, *_, last = inputs
     sizes = (*x.shape, len(first), len(last) // TAPS)
-    return _Net(*sizes, threads, *(v.data_ptr() for v in inputs))
+    return _Net(*sizes, threads, first_bias.dim() - 1, *(v.data_ptr() for v in inputs))
 
 
 def _threads(x: Tensor, first: Tensor, *others: Tensor) -> int:

@@ -103,23 +103,26 @@ class GlowNet(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(batch, in_channels, height, width) to (batch, out_channels, height, width)."""
-        if context is None and not torch.compiler.is_compiling():
-            y = fused_glow.attempt(self, clipped(x, self.clip, self.edges))
+        shift = None
+        if self.context is not None and context is not None:
+            shift = self.context(context.to(x.dtype))
+        if not torch.compiler.is_compiling():
+            y = fused_glow.attempt(self, clipped(x, self.clip, self.edges), shift)
             if y is not None:
                 return y
         rows = rows_in_cache(x, self.second.out_channels)
         if rows is None or rows >= len(x):
-            return self._evaluate(x, context)
+            return self._evaluate(x, shift)
         # as many examples at a time as a core's cache holds: up to a third faster
         parts = x.split(rows)
-        given = [None] * len(parts) if context is None else context.split(rows)
+        given = [None] * len(parts) if shift is None else shift.split(rows)
         pairs = zip(parts, given, strict=True)
         return torch.cat([self._evaluate(part, its_own) for part, its_own in pairs])
 
-    def _evaluate(self, x: Tensor, context: Tensor | None) -> Tensor:
+    def _evaluate(self, x: Tensor, shift: Tensor | None) -> Tensor:
         h = self.first(prepare(x, self.clip, self.edges))
-        if self.context is not None and context is not None:
-            h = h + self.context(context.to(h.dtype))[:, :, None, None]
+        if shift is not None:
+            h = h + shift.to(h.dtype)[:, :, None, None]
         h = F.relu(self.second(F.relu(h, inplace=True)), inplace=True)
         return self.last(h)
 
