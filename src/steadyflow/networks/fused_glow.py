@@ -61,13 +61,13 @@ def attempt(network: GlowNet, x: Tensor, shift: Tensor | None = None) -> Tensor 
         return None
     if any(map(hooked, layers)) or x.shape[1] != network.first.in_channels:
         return None
-    weights = [layer._parameters[n] for layer in layers[:2] for n in ("weight", "bias")]
+    weights: list[Any] = [layer._parameters[n] for layer in layers[:2] for n in ("weight", "bias")]
     if not all(w is not None and plain(w) for w in (*weights, *network.last._parameters.values())):
         return None
     if not (shift is None or ordinary(shift)) or library() is None:
         return None
     if shift is not None:
-        weights[1] = weights[1] + shift  # type: ignore[operator]
+        weights[1] = weights[1] + shift
     weight, bias = network.last.affine()
     # each of the nine taps of every output is one row of a matrix
     last = weight.permute(0, 2, 3, 1).flatten(0, 2)
