@@ -36,7 +36,12 @@ from steadyflow.models.energy_losses import flattened as flattened
 from steadyflow.models.energy_losses import steady_weights as steady_weights
 from steadyflow.models.entropy import ENTROPIES, make_entropy
 from steadyflow.models.flow_model import FlowModel
-from steadyflow.models.normalizer import TRUSTED, LogNormalizer, log_normalizer
+from steadyflow.models.normalizer import (
+    MANY,
+    LogNormalizer,
+    estimate_log_normalizer,
+    in_words,
+)
 from steadyflow.models.players import Player, parameters_of
 from steadyflow.models.reference import TiltedFlow, make_flow, make_reference
 from steadyflow.models.sampling import check_sampler, run_sampler
@@ -44,7 +49,6 @@ from steadyflow.networks.adversarial import critic
 from steadyflow.solvers.mcmc import Chains
 
 CLIP = 5.0  # standard deviations
-MANY, CHUNK = 10_000, 2000  # draws for a log Z that is kept, and at once
 NEGATIVES = ("auto", "weighted", "generator")
 
 
@@ -269,15 +273,7 @@ class EnergyModel(AdversarialModel):
             draws: how many.
             generator: the source of randomness.
         """
-        found = []
-        for start in range(0, draws, CHUNK):
-            n = min(CHUNK, draws - start)
-            rows = self.condition(context, n)
-            y, _, log_prob = self.weighed_draws(n, rows, generator=generator)
-            if log_prob is None:
-                raise ValueError("log Z needs a generator whose density is known: a flow")
-            found.append(-self.energy_of(y, rows) - log_prob)
-        return log_normalizer(torch.cat(found))
+        return estimate_log_normalizer(self, context, draws, generator)
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -294,15 +290,7 @@ class EnergyModel(AdversarialModel):
     @property
     def likelihood_in_words(self) -> str:
         """What `log_prob` is and how well log Z is known."""
-        if not self.log_z.isfinite().all():
-            return "log q(x) = -U(x) - log Z, where log Z has not been estimated yet"
-        trust = ""
-        if float(self.log_z_pareto_k.max()) > TRUSTED:
-            trust = ", an error not to be trusted: the generator misses parts of the energy"
-        return (
-            "estimate of log q(x) = -U(x) - log Z, by importance sampling from the generator: "
-            f"log Z is known to {float(self.log_z_error.max()):.3f} nats{trust}"
-        )
+        return in_words(self.log_z, self.log_z_error, self.log_z_pareto_k)
 
     # the game, `models.energy_losses`
 

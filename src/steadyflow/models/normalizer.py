@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from steadyflow.evaluation.importance import importance_weights
 
+if TYPE_CHECKING:
+    from steadyflow.models.energy import EnergyModel
+
 TRUSTED = 0.7  # Pareto k
+MANY, CHUNK = 10_000, 2000  # draws for a log Z that is kept, and at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,4 +73,36 @@ def log_normalizer(log_weights: Tensor) -> LogNormalizer:
         elbo=float(known.mean()),
         elbo_error=float(known.std() / math.sqrt(size)),
         pareto_k=float(found.pareto_k),
+    )
+
+
+@torch.no_grad()
+def estimate_log_normalizer(
+    model: EnergyModel,
+    context: Tensor | None,
+    draws: int,
+    generator: torch.Generator | None,
+) -> LogNormalizer:
+    """The estimate of a model from draws of its generator; see `EnergyModel.log_normalizer`."""
+    found = []
+    for start in range(0, draws, CHUNK):
+        n = min(CHUNK, draws - start)
+        rows = model.condition(context, n)
+        y, _, log_prob = model.weighed_draws(n, rows, generator=generator)
+        if log_prob is None:
+            raise ValueError("log Z needs a generator whose density is known: a flow")
+        found.append(-model.energy_of(y, rows) - log_prob)
+    return log_normalizer(torch.cat(found))
+
+
+def in_words(log_z: Tensor, error: Tensor, pareto_k: Tensor) -> str:
+    """What a likelihood with these estimates of log Z is, each (classes,), and how well known."""
+    if not log_z.isfinite().all():
+        return "log q(x) = -U(x) - log Z, where log Z has not been estimated yet"
+    trust = ""
+    if float(pareto_k.max()) > TRUSTED:
+        trust = ", an error not to be trusted: the generator misses parts of the energy"
+    return (
+        "estimate of log q(x) = -U(x) - log Z, by importance sampling from the generator: "
+        f"log Z is known to {float(error.max()):.3f} nats{trust}"
     )
