@@ -24,7 +24,8 @@ import torch
 IMAGES = Path(__file__).resolve().parent / "images"
 
 # {minutes:N} and {steps:N} are so much training, {mnist} and {sts} folders of data, {run} a folder
-# of the recipe's own, {out} where the picture goes
+# of the recipe's own, {out} where the picture goes. They are words of `steadyflow`, unless they
+# begin with 'python' or 'copy'
 COMMANDS: dict[tuple[str, ...], list[str]] = {
     ("nice-mnist.png",): [
         "train nice {mnist} --minutes {minutes:15} --hidden-features 1000 --hidden-layers 3 "
@@ -44,6 +45,58 @@ COMMANDS: dict[tuple[str, ...], list[str]] = {
         "--precision bf16-mixed --validate-every 1000 --no-report --run {run}",
         "sample {run} -n 40 --temperature 0.9 --out {out}/glow-mnist.png",
         "interpolate {run} --out {out}/glow-mnist-interpolation.png",
+    ],
+    (
+        "glow-digits-attribute.png",
+        "glow-digits-completion.png",
+        "glow-digits-temperature.png",
+        "glow-digits-interpolation.png",
+    ): [
+        "train glow digits --minutes {minutes:1.4} --levels 2 --model-steps 6 "
+        "--hidden-channels 48 --learning-rate 3e-3 --batch-size 64 --validate-every 100 "
+        "--no-report --run {run}",
+        "manipulate {run} --with 8 --without 3 --examples 0 10 20 30 40 50 "
+        "--strengths -1 -0.5 0 0.5 1 1.5 --out {out}/glow-digits-attribute.png",
+        "complete {run} --known top --draws 3 --examples 0 1 2 3 4 5 6 7 8 9 "
+        "--out {out}/glow-digits-completion.png",
+        "sample {run} --sweep 0.5 0.7 0.8 0.9 1 --out {out}/glow-digits-temperature.png",
+        "interpolate {run} --from 3 --to 8 --out {out}/glow-digits-interpolation.png",
+    ],
+    ("iresnet-checkerboard.png",): [
+        "train iresnet checkerboard --steps {steps:1500} --blocks 10 --hidden-features 64 64 "
+        "--learning-rate 1e-2 --run {run}",
+        "copy {run}/density.png {out}/iresnet-checkerboard.png",
+    ],
+    ("tarflow-mnist.png",): [
+        "sample mnist-tarflow -n 60 --temperature 0.9 --guidance 0.5 "
+        "--out {out}/tarflow-mnist.png",
+    ],
+    ("fvae-digits.png", "fvae-digits-interpolation.png"): [
+        "python benchmarks/autoencoders.py digits --minutes {minutes:1.2} --batch-size 64 "
+        "--models fvae --out {run}",
+        "copy {run}/fvae-samples-0.8.png {out}/fvae-digits.png",
+        "copy {run}/fvae-interpolation.png {out}/fvae-digits-interpolation.png",
+    ],
+    ("fvae-mnist-interpolation.png", "fvae-mnist.png"): [
+        "python benchmarks/autoencoders.py {mnist} --minutes {minutes:15} --batch-size 64 "
+        "--precision bf16-mixed --limit 1000 --models fvae --out {run}",
+        "copy {run}/fvae-interpolation.png {out}/fvae-mnist-interpolation.png",
+        "copy {run}/fvae-samples-1.png {out}/fvae-mnist.png",
+    ],
+    ("energy-grid.png",): [
+        "python benchmarks/energy.py --steps {steps:800} --sets grid --pictures {run}",
+        "copy {run}/grid.png {out}/energy-grid.png",
+    ],
+    ("energy-spirals.png",): [
+        "python benchmarks/energy.py --steps {steps:500} --sets spirals "
+        "--models mutual-information exact+likelihood --pictures {run}",
+        "copy {run}/spirals.png {out}/energy-spirals.png",
+    ],
+    ("embeddings-sts.png",): [
+        "sts {sts}/stsb-en.tsv.gz --more {sts}/sts12-16.tsv.gz --encoder all-MiniLM-L6-v2 "
+        "--pooling mean first-last cls layers:2,3 --chart {out}/embeddings-sts.png "
+        "--methods raw center zscore whiten whiten:256 whiten:128 zca oas:0.9 soft half:128 "
+        "rotate:128 abtt flow:128 --flow-steps 500",
     ],
     ("fvae-moons.png",): [
         "train fvae moons --steps {steps:600} --run {run}",
@@ -126,20 +179,23 @@ def run(commands: list[str], options: argparse.Namespace) -> None:
         for command in commands:
             if options.data is None and ("{mnist}" in command or "{sts}" in command):
                 raise FileNotFoundError("needs --data")
-            words = command.format(
-                mnist=options.data and options.data / "mnist",
-                sts=options.data and options.data / "sts",
+            line = command.format(
+                mnist=options.data and options.data.resolve() / "mnist",
+                sts=options.data and options.data.resolve() / "sts",
                 run=Path(folder) / "run",
-                out=options.out,
+                out=options.out.resolve(),
                 minutes=Minutes(),
                 steps=Steps(),
             )
-            verb, *rest = shlex.split(words)
+            verb, *rest = shlex.split(line)
             if verb == "copy":
                 shutil.copy(*rest)
                 continue
-            program = [sys.executable, "-m", "steadyflow", verb, *rest]
-            subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
+            words = rest if verb == "python" else ["-m", "steadyflow", verb, *rest]
+            root = IMAGES.parent.parent
+            subprocess.run(
+                [sys.executable, *words], check=True, stdout=subprocess.DEVNULL, cwd=root
+            )
 
 
 def flow(out: Path, share: float) -> None:
