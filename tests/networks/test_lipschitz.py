@@ -42,10 +42,11 @@ def test_bounds_hold_after_a_hundred_steps(shape, size, generator):
         (-layer(x).square().mean()).backward()
         optimizer.step()
         if step % 20 == 19:
+            found = layer.true_norm()  # measures, so that the copy in float64 acts alike
             norm = float(torch.linalg.matrix_norm(dense(layer, size, into), 2))
             assert norm <= 0.9 * (1 + 1e-4)
             assert norm >= 0.9 * (1 - 2 * (TOLERANCE + MARGIN)), "and nothing is given away"
-            assert abs(layer.true_norm() - norm) < 1e-5
+            assert abs(found - norm) < 1e-5
             assert layer.certified_norm() >= norm * (1 - 1e-6)  # float32 weights, measured twice
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steadyflow.networks import fused_contractive
 from steadyflow.networks.lipschitz import (
     LipschitzConv2d,
     LipschitzLayer,
@@ -245,6 +246,24 @@ class ContractiveConvNet(Contractive):
         layers = [LipschitzConv2d(a, b, k, image_size, coefficient, norm) for a, b, k in shapes]
         context = nn.Linear(context_features, hidden_channels, False) if context_features else None
         super().__init__(layers, acts, context)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """x: (batch, channels, height, width) and a context to g(x), like x."""
+        found = fused_contractive.value(self, x, context)
+        return super().forward(x, context) if found is None else found
+
+    def linearized(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """g(x), and the map u -> J^T u of the first len(u) examples; without gradients."""
+        return fused_contractive.linearized(self, x, context) or super().linearized(x, context)
+
+    def jvp(
+        self, x: Tensor, tangent: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """g(x) and J tangent, both differentiable."""
+        found = fused_contractive.jvp(self, x, tangent, context)
+        return found or super().jvp(x, tangent, context)
 
 
 def _pushed(slope: Tensor, tangent: Tensor) -> Tensor:

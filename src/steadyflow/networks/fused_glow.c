@@ -8,10 +8,12 @@
  * neighbourhoods never meet another thread's. Where b1 is another one for each image, no panel has
  * pixels of two. fused_glow.py has the why.
  */
-#include "../panel.h"
+#include "../neighbourhoods.h"
 
 typedef struct {
-    int64_t batch, channels, height, width, hidden, out, threads, given;
+    int64_t batch, channels;
+    Size size;
+    int64_t hidden, out, threads, given;
     const float *x;                           /* (batch, channels, height, width) */
     const float *first, *first_bias;          /* (hidden, 9 channels), (hidden) or, if given, (batch, hidden) */
     const float *second, *second_bias, *last; /* (hidden, hidden), (hidden), (9 out, hidden) */
@@ -26,12 +28,7 @@ typedef struct {
     float *d_second, *d_second_bias, *d_last; /* or all null */
 } Gradients;
 
-/* A run of pixels of one panel in one row of one image. */
-typedef struct {
-    int64_t image, row, column, length, at;
-} Run;
-
-static int64_t pixels_of(const Net *n) { return n->height * n->width; }
+static int64_t pixels_of(const Net *n) { return pixels(&n->size); }
 static int64_t first_image(const Net *n, int64_t thread) { return n->batch * thread / n->threads; }
 static int64_t panels_of(const Net *n, int64_t images) {
     return n->given ? images * ((pixels_of(n) + P - 1) / P) : (images * pixels_of(n) + P - 1) / P;
@@ -56,58 +53,6 @@ int64_t steadyflow_glow_scratch(const Net *n, int64_t backward) {
     return P * (ends + 2 * n->hidden + (backward ? 9 * n->channels + 2 * n->hidden + widest : 0));
 }
 
-static Run run_at(const Net *n, int64_t pixel, int64_t end, int64_t at) {
-    const int64_t within = pixel % pixels_of(n), column = within % n->width, left = n->width - column;
-    Run r = {pixel / pixels_of(n), within / n->width, column, end - pixel < left ? end - pixel : left, at};
-    return r;
-}
-
-/* Where tap (i, j) of a neighbourhood meets an image: the pixels [*from, *to) of the run whose
- * neighbour, `side` times (i - 1, j - 1) away, is in it, and the offset of the first of these. */
-INLINE int64_t meet(const Net *n, const Run *r, int64_t side, int64_t i, int64_t j, int64_t *from, int64_t *to) {
-    const int64_t row = r->row + side * (i - 1), column = r->column + side * (j - 1);
-    *from = column < 0 ? -column : 0;
-    *to = column + r->length > n->width ? n->width - column : r->length;
-    if (row < 0 || row >= n->height || *from > *to) *from = *to = 0;
-    return row * n->width + column + *from;
-}
-
-/* cols[c, i, j] = the neighbours of the pixels from `pixel` on, zero outside of the image. */
-static void gather(const Net *n, const float *image, int64_t channels, int64_t side, int64_t pixel,
-                   int64_t count, float *cols) {
-    if (count < P) memset(cols, 0, 9 * channels * P * sizeof(float));
-    for (int64_t at = 0; at < count;) {
-        const Run r = run_at(n, pixel + at, pixel + count, at);
-        for (int64_t tap = 0; tap < 9; tap++) {
-            int64_t from, to, offset = meet(n, &r, side, tap / 3, tap % 3, &from, &to);
-            const float *x = image + r.image * channels * pixels_of(n) + offset;
-            float *col = cols + tap * P + at;
-            for (int64_t c = 0; c < channels; c++, x += pixels_of(n), col += 9 * P) {
-                for (int64_t k = 0; k < from; k++) col[k] = 0.f;
-                for (int64_t k = from; k < to; k++) col[k] = x[k - from];
-                for (int64_t k = to; k < r.length; k++) col[k] = 0.f;
-            }
-        }
-        at += r.length;
-    }
-}
-
-/* The transpose: adds cols to the neighbours of the pixels. */
-static void scatter(const Net *n, const float *cols, int64_t channels, int64_t side, int64_t pixel,
-                    int64_t count, float *image) {
-    for (int64_t at = 0; at < count;) {
-        const Run r = run_at(n, pixel + at, pixel + count, at);
-        for (int64_t tap = 0; tap < 9; tap++) {
-            int64_t from, to, offset = meet(n, &r, side, tap / 3, tap % 3, &from, &to);
-            float *x = image + r.image * channels * pixels_of(n) + offset;
-            const float *col = cols + tap * P + at;
-            for (int64_t c = 0; c < channels; c++, x += pixels_of(n), col += 9 * P)
-                for (int64_t k = from; k < to; k++) x[k - from] += col[k];
-        }
-        at += r.length;
-    }
-}
-
 static void hidden_layers(const Net *n, int64_t pixel, const float *cols, float *h) {
     const int64_t size = n->hidden * P, image = n->given ? pixel / pixels_of(n) : 0;
     linear(n->first, n->first_bias + image * n->hidden, cols, 9 * n->channels, h, n->hidden, 1);
@@ -126,10 +71,10 @@ void steadyflow_glow_forward(const Net *n, float *y) {
         for (int64_t pixel = first_image(n, t) * pixels_of(n), count; pixel < end; pixel += count) {
             float *h = kept ? kept : own;
             count = count_of(n, pixel, end);
-            gather(n, n->x, n->channels, 1, pixel, count, cols);
+            gather_taps(&n->size, n->x, n->channels, 1, pixel, count, cols);
             hidden_layers(n, pixel, cols, h);
             linear(n->last, 0, h + size, n->hidden, taps, 9 * n->out, 0);
-            scatter(n, taps, n->out, -1, pixel, count, y);
+            scatter_taps(&n->size, taps, n->out, -1, pixel, count, y);
             if (kept) kept += 2 * size;
         }
     }
@@ -154,9 +99,9 @@ void steadyflow_glow_backward(const Net *n, const Gradients *b) {
             const int fresh = pixel == start;
             const float *h = kept ? kept : own;
             count = count_of(n, pixel, end);
-            if (!kept || b->d_first) gather(n, n->x, n->channels, 1, pixel, count, cols);
+            if (!kept || b->d_first) gather_taps(&n->size, n->x, n->channels, 1, pixel, count, cols);
             if (!kept) hidden_layers(n, pixel, cols, own);
-            gather(n, b->dy, n->out, -1, pixel, count, taps);
+            gather_taps(&n->size, b->dy, n->out, -1, pixel, count, taps);
             linear_back(n->last, taps, out, g + size, hidden, h + size);
             linear_back(n->second, g + size, hidden, g, hidden, h);
             if (b->d_first) {
@@ -173,7 +118,7 @@ void steadyflow_glow_backward(const Net *n, const Gradients *b) {
             }
             if (b->dx) {
                 linear_back(n->first, g, hidden, d_cols, in, 0);
-                scatter(n, d_cols, n->channels, 1, pixel, count, b->dx);
+                scatter_taps(&n->size, d_cols, n->channels, 1, pixel, count, b->dx);
             }
             if (kept) kept += 2 * size;
         }

@@ -117,10 +117,10 @@ def _run(*inputs: Tensor, keep: bool = False) -> tuple[Tensor, Tensor | None]:
     x, last = inputs[0], inputs[-1]
     net = _call(inputs, _threads(*inputs))
     y = x.new_zeros(len(x), len(last) // TAPS, *x.shape[2:])
-    kept = x.new_empty(library().steadyflow_glow_kept(net)) if keep else None  # type: ignore[union-attr]
+    kept = x.new_empty(_kernel().steadyflow_glow_kept(net)) if keep else None
     net.kept = None if kept is None else kept.data_ptr()
     net.scratch = _scratch(net, backward=False)
-    library().steadyflow_glow_forward(net, y.data_ptr())  # type: ignore[union-attr]
+    _kernel().steadyflow_glow_forward(net, y.data_ptr())
     return y, kept
 
 
@@ -142,7 +142,7 @@ def _gradients(
     gradients = _Gradients(dy.data_ptr(), None if dx is None else dx.data_ptr())
     for name, gradient in zip(WEIGHTS, found, strict=bool(found)):
         setattr(gradients, name, gradient.data_ptr())
-    library().steadyflow_glow_backward(net, gradients)  # type: ignore[union-attr]
+    _kernel().steadyflow_glow_backward(net, gradients)
     if not found:
         return [dx, *(None for _ in inputs[1:])]
     return [dx, *(g.sum(0) if len(g) > 1 else g[0] for g in found)]
@@ -161,7 +161,12 @@ def _threads(x: Tensor, first: Tensor, *others: Tensor) -> int:
 
 
 def _scratch(net: _Net, backward: bool) -> int:
-    return native.scratch(net.threads * library().steadyflow_glow_scratch(net, backward))  # type: ignore[union-attr]
+    return native.scratch(net.threads * _kernel().steadyflow_glow_scratch(net, backward))
+
+
+def _kernel() -> Any:
+    """The library, where it is known to be there."""
+    return library()
 
 
 @cache
