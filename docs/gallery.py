@@ -63,9 +63,14 @@ COMMANDS: dict[tuple[str, ...], list[str]] = {
         "interpolate {run} --from 3 --to 8 --out {out}/glow-digits-interpolation.png",
     ],
     ("iresnet-checkerboard.png",): [
-        "train iresnet checkerboard --steps {steps:1500} --blocks 10 --hidden-features 64 64 "
+        "train iresnet checkerboard --steps {steps:6000} --blocks 10 --hidden-features 64 64 "
         "--learning-rate 1e-2 --run {run}",
         "copy {run}/density.png {out}/iresnet-checkerboard.png",
+    ],
+    ("iresnet-eight-gaussians.png",): [
+        "train iresnet eight-gaussians --steps {steps:1500} --blocks 10 --hidden-features 64 64 "
+        "--learning-rate 1e-2 --run {run}",
+        "copy {run}/density.png {out}/iresnet-eight-gaussians.png",
     ],
     ("tarflow-mnist.png",): [
         "sample mnist-tarflow -n 60 --temperature 0.9 --guidance 0.5 "
