@@ -82,11 +82,18 @@ COMMANDS: dict[tuple[str, ...], list[str]] = {
         "copy {run}/fvae-samples-0.8.png {out}/fvae-digits.png",
         "copy {run}/fvae-interpolation.png {out}/fvae-digits-interpolation.png",
     ],
-    ("fvae-mnist-interpolation.png", "fvae-mnist.png"): [
+    (
+        "fvae-mnist.png",
+        "fvae-mnist-interpolation.png",
+        "fvae-mnist-vae.png",
+        "fvae-mnist-glow.png",
+    ): [
         "python benchmarks/autoencoders.py {mnist} --minutes {minutes:15} --batch-size 64 "
-        "--precision bf16-mixed --limit 1000 --models fvae --out {run}",
-        "copy {run}/fvae-interpolation.png {out}/fvae-mnist-interpolation.png",
+        "--precision bf16-mixed --limit 1000 --out {run}",
         "copy {run}/fvae-samples-1.png {out}/fvae-mnist.png",
+        "copy {run}/fvae-interpolation.png {out}/fvae-mnist-interpolation.png",
+        "copy {run}/vae-samples-1.png {out}/fvae-mnist-vae.png",
+        "copy {run}/glow-samples-1.png {out}/fvae-mnist-glow.png",
     ],
     ("energy-grid.png",): [
         "python benchmarks/energy.py --steps {steps:800} --sets grid --pictures {run}",
