@@ -41,7 +41,8 @@ class TrainingOptions:
         validate_every: steps between validations; None for once an epoch, but not more often than
             every 100 steps.
         patience: stop after that many validations without a better one; None for never.
-        initialization_examples: how many training examples set the data-dependent parameters.
+        initialization_examples: how many training examples set the data-dependent parameters;
+            None for 1,024 images, or for vectors of 2**18 numbers in all.
         log_every: steps between two lines of metrics.csv about training.
         log: where metrics go besides metrics.csv: 'csv' (nowhere), 'tensorboard' or 'wandb'.
         progress: show a progress bar, if the output is a terminal.
@@ -78,7 +79,7 @@ class TrainingOptions:
     accumulate: int = 1
     validate_every: int | None = None
     patience: int | None = None
-    initialization_examples: int = 1024
+    initialization_examples: int | None = None
     log_every: int = 20
     log: Literal["csv", "tensorboard", "wandb"] = "csv"
     progress: bool = True
@@ -88,15 +89,9 @@ class TrainingOptions:
     def __post_init__(self):
         for name in ("epochs", "minutes"):
             self._check(name, _positive, "a number above 0", optional=True)
-        for name in ("steps", "validate_every", "patience"):
+        for name in ("steps", "validate_every", "patience", "initialization_examples"):
             self._check(name, _counts, "a whole number of at least 1", optional=True)
-        for name in (
-            "batch_size",
-            "processes",
-            "accumulate",
-            "initialization_examples",
-            "log_every",
-        ):
+        for name in ("batch_size", "processes", "accumulate", "log_every"):
             self._check(name, _counts, "a whole number of at least 1")
         for name in ("warmup", "seed"):
             self._check(name, _whole, "a whole number of at least 0")

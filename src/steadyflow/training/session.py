@@ -36,6 +36,9 @@ from steadyflow.training.run import CHECKPOINT, CONFIG, METRICS, MODEL, Run
 from steadyflow.training.sharding import is_sharded
 from steadyflow.training.step import STATE, Training
 
+FEWEST = 1024  # examples that set the data-dependent parameters
+NUMBERS = 2**18  # the same for vectors, in numbers
+
 if TYPE_CHECKING:
     import lightning
 
@@ -99,10 +102,18 @@ def train(
 
 def _initialize(training: Training, device: torch.device) -> None:
     """Sets the data-dependent parameters, on the device of the training, which is the faster."""
-    batches, wanted = training.batches, training.options.initialization_examples
-    x, y = batches.first(len(batches.x) if training.model.initializes_on_all else wanted)
+    x, y = training.batches.first(_examples_to_see(training))
     training.model.to(device).initialize(x.to(device), None if y is None else y.to(device))
     training.model.cpu()
+
+
+def _examples_to_see(training: Training) -> int:
+    model, wanted = training.model, training.options.initialization_examples
+    if model.initializes_on_all:
+        return len(training.batches.x)
+    if wanted is None and len(model.event_shape) == 1:  # cheap, and heavy tails want many
+        return max(FEWEST, NUMBERS // model.event_shape[0])
+    return wanted or FEWEST
 
 
 def _run(trainer: lightning.Trainer, training: Training, begin: Path | None) -> None:
