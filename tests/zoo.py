@@ -22,6 +22,7 @@ from steadyflow.bijections import (
     Alternating,
     Autoregressive,
     AutoregressiveTransformer,
+    BernsteinPolynomial,
     Bijection,
     Chain,
     Checkerboard,
@@ -57,6 +58,7 @@ from steadyflow.bijections import (
     Split,
     Squeeze,
     Standardization,
+    SumOfSquares,
     Transform,
     Unsqueeze,
 )
@@ -194,7 +196,11 @@ TRANSFORMS: dict[str, Callable[[], Transform]] = {
     "spline": lambda: RationalQuadraticSpline(4, bound=2.0),
     "spline-free": lambda: RationalQuadraticSpline(3, bound=2.0, tails="free"),
     "mixture": lambda: MixtureOfLogistics(3),
+    "bernstein": lambda: BernsteinPolynomial(5, bound=2.0),
+    "sum-of-squares": lambda: SumOfSquares(2, bound=2.0),
 }
+
+POLYNOMIALS = ("bernstein", "sum-of-squares")
 
 SPLITS: dict[str, tuple[Callable[[bool], Split], tuple[int, ...]]] = {
     "halves-even": (Halves, (4,)),
@@ -224,6 +230,8 @@ def _couplings() -> dict[str, Case]:
     cases = {}
     for i, (where, (split, shape)) in enumerate(SPLITS.items()):
         for j, (how, transform) in enumerate(TRANSFORMS.items()):
+            if how in POLYNOMIALS and where not in ("halves-odd", "checkerboard"):
+                continue  # their inverses compile into large graphs: two splits are enough
             context = 3 if (i + j) % 2 else None
             flip = j % 2 == 1
             name = f"coupling-{where}-{how}" + ("-flip" if flip else "")
@@ -562,6 +570,19 @@ MODELS |= {
             architecture="coupling",
             linear="matrix-exponential",
             transforms=2,
+            **_table,
+        )
+    ),
+    "spline-flow-bernstein": Model(
+        lambda: SplineFlow(event_shape=[3], transform="bernstein", transforms=2, bins=5, **_table)
+    ),
+    "spline-flow-sum-of-squares": Model(
+        lambda: SplineFlow(
+            event_shape=[3],
+            transform="sum-of-squares",
+            architecture="coupling",
+            transforms=2,
+            bins=4,
             **_table,
         )
     ),

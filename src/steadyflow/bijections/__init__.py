@@ -19,6 +19,7 @@ from steadyflow.bijections.linear import (
 from steadyflow.bijections.mixtures import MixtureOfLogistics
 from steadyflow.bijections.normalization import ActNorm
 from steadyflow.bijections.ode import ContinuousFlow
+from steadyflow.bijections.polynomials import BernsteinPolynomial, SumOfSquares
 from steadyflow.bijections.precision import FullPrecision
 from steadyflow.bijections.priors import LearnedPrior
 from steadyflow.bijections.residual import Residual
@@ -36,6 +37,7 @@ __all__ = [
     "Alternating",
     "Autoregressive",
     "AutoregressiveTransformer",
+    "BernsteinPolynomial",
     "Bijection",
     "Chain",
     "Checkerboard",
@@ -73,6 +75,7 @@ __all__ = [
     "Split",
     "Squeeze",
     "Standardization",
+    "SumOfSquares",
     "Transform",
     "UniformDequantization",
     "Unsqueeze",

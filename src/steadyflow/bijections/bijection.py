@@ -119,7 +119,7 @@ class Chain(Bijection):
             back = [Inverse(b) for b in reversed(self.bijections)]  # type: ignore[arg-type]
             return reversible.run(back, z, context, self.drift)
         total: Tensor | None = None
-        for bijection in reversed(self.bijections):
+        for bijection in self._backwards():
             z, log_det = bijection.inverse(z, context)
             total = log_det if total is None else total + log_det
         return z, zero_log_det(z) if total is None else total
@@ -136,9 +136,13 @@ class Chain(Bijection):
         """Applies the inverses from last to first, without log-determinants."""
         if self._by_recomputing():
             return self.inverse(z, context)[0]
-        for bijection in reversed(self.bijections):
+        for bijection in self._backwards():
             z = bijection.to_data(z, context)
         return z
+
+    def _backwards(self) -> list[Bijection]:
+        # a list, not reversed(): torch.compile loses its place after an inverse that iterates
+        return [*self.bijections][::-1]
 
     def _by_recomputing(self) -> bool:
         return self.reversible and torch.is_grad_enabled() and not torch.compiler.is_compiling()

@@ -3,9 +3,10 @@
     F(x) = sum_k pi_k sigmoid(u_k),   u_k = (x - mu_k) / s_k
     z    = (1 - m) logit F(x) + m x
 
-Ho, Chen, Srinivas, Duan & Abbeel, "Flow++" (2019), sec. 3.2, with the straight line m x added.
-It was preferred to sums of squares, whose polynomial tails blow up outside the data, and to
-integrated networks, which cost a quadrature a value: here everything is closed but the inverse.
+Ho, Chen, Srinivas, Duan & Abbeel, "Flow++" (2019), sec. 3.2, with the straight line m x added:
+the sigmoidal transform of Huang, Krueger, Lacoste & Courville, "Neural Autoregressive Flows"
+(2018), eq. 8-9, with one hidden layer. Integrated networks cost a quadrature a value: here
+everything is closed but the inverse.
 
 The slope is in [m, (1 - m) / min s + m]. Below: logit F increases. Above: y -> y (1 - y) is
 concave, so sum_k pi_k sigmoid'(u_k) / s_k <= F (1 - F) / min s. The inverse starts from a proven
@@ -20,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steadyflow.bijections.bijection import Transformed, sum_event
+from steadyflow.bijections.roots import invert
 from steadyflow.bijections.transforms import Transform
-from steadyflow.tracing import recording
 
 
 class MixtureOfLogistics(Transform):
@@ -30,8 +31,7 @@ class MixtureOfLogistics(Transform):
     The conditioner gives K raw weights, K shifts of the means and K raw log-scales. All zero is
     close to the identity: means spread over [-1/2, 1/2] (equal ones would never part), scales 1.
 
-    The inverse is bisection speeded up by Newton's steps, to the precision of the arithmetic;
-    its gradients are those of the implicit function.
+    The inverse is bisection speeded up by Newton's steps, to the precision of the arithmetic.
 
     Args:
         components: number of logistics, K.
@@ -59,11 +59,8 @@ class MixtureOfLogistics(Transform):
         """Maps back, by iteration."""
         wide = z.to(torch.promote_types(z.dtype, torch.float32))
         mixture = self._mixture(wide, parameters)
-        with torch.no_grad():
-            x, slope = self._root(wide.detach(), *(part.detach() for part in mixture))
-        # one step of Newton's with a fixed slope: it has the gradient of the implicit function
-        x = x - (self._value(x, *mixture)[0] - wide) / slope
-        return x.to(z.dtype), -sum_event(self._value(x, *mixture)[1])
+        x, log_slope = invert(self._value, wide, *self._bracket(wide, *mixture), *mixture)
+        return x.to(z.dtype), -sum_event(log_slope)
 
     def _mixture(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights, means and log-scales, each (batch, K, channels, *rest)."""
@@ -86,27 +83,10 @@ class MixtureOfLogistics(Transform):
         slope = (1 - m) * torch.exp(log_pdf - log_cdf - log_rest) + m
         return (1 - m) * (log_cdf - log_rest) + m * x, slope.log()
 
-    def _root(self, z: Tensor, *mixture: Tensor) -> tuple[Tensor, Tensor]:
-        """The x with value z, and the slope there."""
+    @torch.no_grad()
+    def _bracket(self, z: Tensor, *mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """Two points with the x of value z between them."""
         m, (_, mean, log_scale) = self.min_slope, mixture
         steep = (1 - m) * torch.exp(-log_scale)
         lines = (z.unsqueeze(1) + steep * mean) / (steep + m)
-        low, high = lines.amin(1), lines.amax(1)
-        x = (low + high) / 2
-        for turn in range(2 * _bits(z.dtype)):
-            value, log_slope = self._value(x, *mixture)
-            error = value - z
-            low, high = torch.where(error < 0, x, low), torch.where(error < 0, high, x)
-            newton = x - error * torch.exp(-log_slope)
-            inside = (newton > low) & (newton < high)
-            # every third step halves the bracket, so that it always ends
-            halve = ~inside if turn % 3 < 2 else torch.ones_like(inside)
-            closer = torch.where(halve, (low + high) / 2, newton)
-            if not recording() and torch.equal(closer, x):
-                break
-            x = torch.where(error == 0, x, closer)
-        return x, self._value(x, *mixture)[1].exp()
-
-
-def _bits(dtype: torch.dtype) -> int:
-    return 26 if dtype == torch.float32 else 55
+        return lines.amin(1), lines.amax(1)

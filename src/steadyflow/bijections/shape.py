@@ -229,7 +229,7 @@ class MultiScale(Bijection):
         log_det = zero_log_det(z)
         *factored, last = z.split([math.prod(s) for s in self.latent_shapes], 1)
         x = last.unflatten(1, self.latent_shapes[-1])
-        for level in reversed(range(len(self.scales))):
+        for level in range(len(self.scales) - 1, -1, -1):
             if level < len(self.priors):
                 latent = factored[level].unflatten(1, self.latent_shapes[level])
                 x, change = self.priors[level].inverse(torch.cat((x, latent), 1), context)
@@ -252,7 +252,7 @@ class MultiScale(Bijection):
         """Latents to images, without log-determinants."""
         *factored, last = z.split([math.prod(s) for s in self.latent_shapes], 1)
         x = last.unflatten(1, self.latent_shapes[-1])
-        for level in reversed(range(len(self.scales))):
+        for level in range(len(self.scales) - 1, -1, -1):
             if level < len(self.priors):
                 latent = factored[level].unflatten(1, self.latent_shapes[level])
                 x = self.priors[level].to_data(torch.cat((x, latent), 1), context)

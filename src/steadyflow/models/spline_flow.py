@@ -13,6 +13,7 @@ from typing import Any
 from steadyflow.bijections import (
     Alternating,
     Autoregressive,
+    BernsteinPolynomial,
     Bijection,
     Chain,
     Columns,
@@ -25,6 +26,7 @@ from steadyflow.bijections import (
     MixtureOfLogistics,
     RationalQuadraticSpline,
     Standardization,
+    SumOfSquares,
     Transform,
 )
 from steadyflow.errors import unknown
@@ -41,11 +43,13 @@ LINEAR: dict[str, Callable[[int], Bijection] | None] = {
     "matrix-exponential": MatrixExponential,
 }
 
+TRANSFORMS = ("spline", "mixture", "bernstein", "sum-of-squares")
+
 
 class SplineFlow(FlowModel):
     """Spline flow on vectors, standardised by the training data.
 
-    Outside [-bound, bound] each layer is the identity, so that the tails are those of the base;
+    Outside [-bound, bound] each spline is the identity, so that the tails are those of the base;
     inside no slope is below 'min_slope', so that the inverse is stable.
 
     Args:
@@ -58,15 +62,17 @@ class SplineFlow(FlowModel):
             samples of wide vectors faster.
         transforms: number of layers.
         hidden_features: widths of the hidden layers of each network.
-        bins: bins of each spline, or components of each mixture.
-        bound: half the width of each spline's box, in standard deviations.
-        transform: 'spline' or 'mixture' (of logistics).
+        bins: bins of each spline, components of each mixture, or degree of each polynomial (one
+            more for a sum of squares, whose degree is odd).
+        bound: half the width of the box of each spline or polynomial, in standard deviations.
+        transform: 'spline', 'mixture' (of logistics), or a polynomial with straight tails,
+            'bernstein' or 'sum-of-squares'.
         linear: what mixes the variables between the layers: 'none' (only their order changes),
             'lu', 'householder' or 'matrix-exponential'.
         residual: add each hidden layer to the one before it (autoregressive only).
         order: 'reverse' or 'random' (autoregressive only); see `MAF`.
         activation: 'relu', 'silu', 'gelu', 'tanh' or 'elu'.
-        min_slope: the smallest slope of each spline or mixture.
+        min_slope: the smallest slope of each transform.
         inverse: 'incremental', 'fixed-point' or 'auto'; see `Autoregressive`.
         orientation: 'density' or 'sampling' (autoregressive only); see `MAF`.
     """
@@ -159,4 +165,8 @@ def _transform(name: str, bins: int, bound: float, min_slope: float) -> Transfor
         return RationalQuadraticSpline(bins, bound, min_slope=min_slope)
     if name == "mixture":
         return MixtureOfLogistics(bins, bound=2.0, min_slope=min_slope)
-    raise unknown("transform", name, ("spline", "mixture"))
+    if name == "bernstein":
+        return BernsteinPolynomial(bins, bound, min_slope)
+    if name == "sum-of-squares":
+        return SumOfSquares(max(1, bins // 2), bound=bound, min_slope=min_slope)
+    raise unknown("transform", name, TRANSFORMS)
