@@ -48,7 +48,9 @@ from steadyflow.bijections import (
     NormalizedConvolution,
     Patches,
     Permutation,
+    Planar,
     PrincipalAxes,
+    Radial,
     RationalQuadraticSpline,
     Residual,
     Reverse,
@@ -59,6 +61,7 @@ from steadyflow.bijections import (
     Squeeze,
     Standardization,
     SumOfSquares,
+    Sylvester,
     Transform,
     Unsqueeze,
 )
@@ -415,6 +418,12 @@ BIJECTIONS: dict[str, Case] = {
         (3,),
         compiles=False,
     ),
+    "planar": Case(lambda: Planar(3), (3,)),
+    "planar-context": Case(lambda: Planar(4, 2), (4,), context=2),
+    "radial": Case(lambda: Radial(3), (3,)),
+    "radial-context": Case(lambda: Radial(2, 3), (2,), context=3),
+    "sylvester": Case(lambda: Sylvester(4, 3), (4,)),
+    "sylvester-context": Case(lambda: Sylvester(3, 2, 2), (3,), context=2),
     "principal-axes": Case(lambda: PrincipalAxes(4), (4,)),
     "leading-context": Case(
         lambda: Leading(coupling(Halves(), Affine(), (3,), context=2), 3), (5,), context=2

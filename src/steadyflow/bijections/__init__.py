@@ -19,12 +19,14 @@ from steadyflow.bijections.linear import (
 from steadyflow.bijections.mixtures import MixtureOfLogistics
 from steadyflow.bijections.normalization import ActNorm
 from steadyflow.bijections.ode import ContinuousFlow
+from steadyflow.bijections.planar import Planar, Radial
 from steadyflow.bijections.polynomials import BernsteinPolynomial, SumOfSquares
 from steadyflow.bijections.precision import FullPrecision
 from steadyflow.bijections.priors import LearnedPrior
 from steadyflow.bijections.residual import Residual
 from steadyflow.bijections.shape import Flatten, MultiScale, Patches, Squeeze, Unsqueeze
 from steadyflow.bijections.splines import CircularSpline, RationalQuadraticSpline
+from steadyflow.bijections.sylvester import Sylvester
 from steadyflow.bijections.transformer import AutoregressiveTransformer, LearnedOrder
 from steadyflow.bijections.transforms import Additive, Affine, Transform
 from steadyflow.bijections.variational import VariationalDequantization
@@ -65,7 +67,9 @@ __all__ = [
     "NormalizedConvolution",
     "Patches",
     "Permutation",
+    "Planar",
     "PrincipalAxes",
+    "Radial",
     "RationalQuadraticSpline",
     "Residual",
     "Reverse",
@@ -76,6 +80,7 @@ __all__ = [
     "Squeeze",
     "Standardization",
     "SumOfSquares",
+    "Sylvester",
     "Transform",
     "UniformDequantization",
     "Unsqueeze",

@@ -209,21 +209,8 @@ class HouseholderLinear(Dense):
         return self.product(self.vectors) if fast is None else fast
 
     def product(self, raw: Tensor) -> Tensor:
-        """W of the vectors (D, n), in torch's own operations.
-
-        The product of reflections is I - V S^-1 V' with V = (v_1 .. v_n) and S the upper triangle
-        of V'V with half its diagonal. Joffrain et al., "Accumulating Householder
-        transformations, revisited" (2006).
-        """
-        vectors = wide(raw)
-        count = vectors.shape[1]
-        one = torch.eye(self.size, dtype=vectors.dtype, device=vectors.device)
-        v = vectors.tril(-1) + one[:, :count]
-        gram = v.t() @ v
-        system = gram.triu() - torch.diag(gram.diagonal() / 2)
-        product = one - v @ solve_triangular(system, v.t(), upper=True)
-        sign = 1 - 2 * one[:, :count].sum(1)
-        return (product * sign).to(raw.dtype)
+        """W of the vectors (D, n), in torch's own operations."""
+        return householder_product(raw)
 
 
 class MatrixExponential(Dense):
@@ -244,6 +231,24 @@ class MatrixExponential(Dense):
     def log_det(self, x: Tensor) -> Tensor:
         """The trace of A."""
         return constant_log_det(self.generator.diagonal(), x)
+
+
+def householder_product(raw: Tensor) -> Tensor:
+    """The rotation (D, D) of the vectors (D, n) of `HouseholderLinear`.
+
+    The product of reflections is I - V S^-1 V' with V = (v_1 .. v_n) and S the upper triangle of
+    V'V with half its diagonal. Joffrain et al., "Accumulating Householder transformations,
+    revisited" (2006).
+    """
+    vectors = wide(raw)
+    size, count = vectors.shape
+    one = torch.eye(size, dtype=vectors.dtype, device=vectors.device)
+    v = vectors.tril(-1) + one[:, :count]
+    gram = v.t() @ v
+    system = gram.triu() - torch.diag(gram.diagonal() / 2)
+    product = one - v @ solve_triangular(system, v.t(), upper=True)
+    sign = 1 - 2 * one[:, :count].sum(1)
+    return (product * sign).to(raw.dtype)
 
 
 def solve_triangular(system: Tensor, right: Tensor, upper: bool) -> Tensor:
