@@ -72,6 +72,12 @@ COMMANDS: dict[tuple[str, ...], list[str]] = {
         "--learning-rate 1e-2 --run {run}",
         "copy {run}/density.png {out}/iresnet-eight-gaussians.png",
     ],
+    ("iresnet-mnist.png",): [
+        "train iresnet {mnist} --minutes {minutes:20} --alpha 1e-6 --scales 3 --blocks 3 "
+        "--hidden-channels 32 --dense-blocks 2 --learning-rate 2e-3 --batch-size 32 "
+        "--validation 0.01 --validate-every 1000 --no-report --run {run}",
+        "sample {run} -n 40 --temperature 0.9 --out {out}/iresnet-mnist.png",
+    ],
     ("tarflow-mnist.png",): [
         "sample mnist-tarflow -n 60 --temperature 0.9 --guidance 0.5 "
         "--out {out}/tarflow-mnist.png",
