@@ -582,6 +582,13 @@ MODELS |= {
             **_table,
         )
     ),
+    "nice-5-mixture": Model(lambda: NICE(event_shape=[5], base="mixture", **_nice)),
+    "maf-3-mixture-classes": Model(
+        lambda: MAF(event_shape=[3], num_classes=3, base="mixture", transforms=2, **_table)
+    ),
+    "spline-flow-3-student-t": Model(
+        lambda: SplineFlow(event_shape=[3], base="student-t", transforms=2, **_table)
+    ),
     "spline-flow-bernstein": Model(
         lambda: SplineFlow(event_shape=[3], transform="bernstein", transforms=2, bins=5, **_table)
     ),

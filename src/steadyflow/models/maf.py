@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from steadyflow.bases import named
 from steadyflow.bijections import (
     Affine,
     Autoregressive,
@@ -56,6 +57,9 @@ class MAF(FlowModel):
         inverse: 'incremental', 'fixed-point' or 'auto'; see `Autoregressive`.
         orientation: 'density' gives log_prob in one pass of each network (MAF), 'sampling' gives
             draws and their log_prob in one (inverse autoregressive flow), for `fit_log_density`.
+        base: of the latents: 'normal'; 'student-t' for heavy tails; 'mixture' of normals for parts
+            that lie apart, its weights depending on the class or context; 'diagonal-normal' or
+            'logistic'.
     """
 
     name = "maf"
@@ -77,6 +81,7 @@ class MAF(FlowModel):
         activation: str = "relu",
         inverse: str = "auto",
         orientation: str = "density",
+        base: str = "normal",
     ):
         super().__init__(
             event_shape=event_shape, num_classes=num_classes, context_features=context_features
@@ -100,7 +105,12 @@ class MAF(FlowModel):
                 clip=CLIP,
             )
             layers.append(oriented(Autoregressive(transform, network, inverse), orientation))
-        self.flow = Flow(FullPrecision(Chain(*layers)), self.event_shape, dequantization=made)
+        self.flow = Flow(
+            FullPrecision(Chain(*layers)),
+            self.event_shape,
+            base=named(base, (size,), num_classes or context_features),
+            dequantization=made,
+        )
 
 
 def oriented(layer: Autoregressive, orientation: str) -> Bijection:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from steadyflow.bases import BASES
+from steadyflow.bases import named
 from steadyflow.bijections import (
     Additive,
     Alternating,
@@ -23,7 +23,6 @@ from steadyflow.bijections import (
     Standardization,
     UniformDequantization,
 )
-from steadyflow.errors import unknown
 from steadyflow.flow import Flow
 from steadyflow.models.flow_model import FlowModel
 from steadyflow.networks import MLP
@@ -42,7 +41,8 @@ class NICE(FlowModel):
         couplings: number of coupling layers; three are the least that mix everything.
         hidden_features: width of the hidden layers of each coupling network.
         hidden_layers: number of hidden layers of each coupling network.
-        base: 'logistic' (the paper's for images) or 'normal'.
+        base: 'logistic' (the paper's for images), 'normal', 'diagonal-normal', 'student-t' or
+            'mixture'; see `steadyflow.bases`.
         bits: bits of each pixel, for images; 0 for real-valued images.
     """
 
@@ -64,8 +64,6 @@ class NICE(FlowModel):
         super().__init__(
             event_shape=event_shape, num_classes=num_classes, context_features=context_features
         )
-        if base not in BASES:
-            raise unknown("base", base, BASES)
         image = len(self.event_shape) == 3
         size = self.dimensions
         if size < 2:
@@ -88,6 +86,6 @@ class NICE(FlowModel):
         self.flow = Flow(
             Chain(*layers),
             self.event_shape,
-            base=BASES[base]((size,)),
+            base=named(base, (size,), num_classes or context_features),
             dequantization=UniformDequantization(bits) if image and bits else None,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from steadyflow.bases import named
 from steadyflow.bijections import (
     Alternating,
     Autoregressive,
@@ -75,6 +76,7 @@ class SplineFlow(FlowModel):
         min_slope: the smallest slope of each transform.
         inverse: 'incremental', 'fixed-point' or 'auto'; see `Autoregressive`.
         orientation: 'density' or 'sampling' (autoregressive only); see `MAF`.
+        base: of the latents: 'normal', 'student-t', 'mixture', ...; see `MAF`.
     """
 
     name = "spline-flow"
@@ -100,6 +102,7 @@ class SplineFlow(FlowModel):
         min_slope: float = 0.05,
         inverse: str = "auto",
         orientation: str = "density",
+        base: str = "normal",
     ):
         super().__init__(
             event_shape=event_shape, num_classes=num_classes, context_features=context_features
@@ -137,7 +140,12 @@ class SplineFlow(FlowModel):
                 ordered = variable_order(order, size, layer)
                 autoregressive = self._autoregressive(elementwise, ordered, residual, inverse)
                 layers.append(oriented(autoregressive, orientation))
-        self.flow = Flow(FullPrecision(Chain(*layers)), self.event_shape, dequantization=made)
+        self.flow = Flow(
+            FullPrecision(Chain(*layers)),
+            self.event_shape,
+            base=named(base, (size,), num_classes or context_features),
+            dequantization=made,
+        )
 
     def _autoregressive(
         self, transform: Transform, order: list[int], residual: bool, inverse: str
