@@ -1,5 +1,6 @@
 """Numerical methods that know no model."""
 
+from steadyflow.solvers.annealing import Annealed, anneal
 from steadyflow.solvers.chains import effective_sample_size, split_r_hat
 from steadyflow.solvers.divergence import (
     draw_probes,
@@ -14,10 +15,12 @@ from steadyflow.solvers.singular import leading_singular
 from steadyflow.solvers.solution import Solution, SolverError
 
 __all__ = [
+    "Annealed",
     "Chains",
     "FixedPoint",
     "Solution",
     "SolverError",
+    "anneal",
     "draw_probes",
     "effective_sample_size",
     "exact_divergence",
