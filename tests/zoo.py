@@ -34,6 +34,7 @@ from steadyflow.bijections import (
     Gaussianization,
     Halves,
     HouseholderLinear,
+    IntegratedNetwork,
     Interval,
     Inverse,
     InvertibleConvolution,
@@ -201,9 +202,10 @@ TRANSFORMS: dict[str, Callable[[], Transform]] = {
     "mixture": lambda: MixtureOfLogistics(3),
     "bernstein": lambda: BernsteinPolynomial(5, bound=2.0),
     "sum-of-squares": lambda: SumOfSquares(2, bound=2.0),
+    "integrated": lambda: IntegratedNetwork(3, bound=2.0),
 }
 
-POLYNOMIALS = ("bernstein", "sum-of-squares")
+BOXED = ("bernstein", "sum-of-squares", "integrated")
 
 SPLITS: dict[str, tuple[Callable[[bool], Split], tuple[int, ...]]] = {
     "halves-even": (Halves, (4,)),
@@ -233,7 +235,7 @@ def _couplings() -> dict[str, Case]:
     cases = {}
     for i, (where, (split, shape)) in enumerate(SPLITS.items()):
         for j, (how, transform) in enumerate(TRANSFORMS.items()):
-            if how in POLYNOMIALS and where not in ("halves-odd", "checkerboard"):
+            if how in BOXED and where not in ("halves-odd", "checkerboard"):
                 continue  # their inverses compile into large graphs: two splits are enough
             context = 3 if (i + j) % 2 else None
             flip = j % 2 == 1

@@ -8,6 +8,7 @@ from steadyflow.bijections.coupling import Alternating, Checkerboard, Coupling, 
 from steadyflow.bijections.dequantization import GaussianNoise, UniformDequantization
 from steadyflow.bijections.elementwise import Logit, Scaling, Shift, Standardization
 from steadyflow.bijections.gaussianization import Gaussianization
+from steadyflow.bijections.integrated import IntegratedNetwork
 from steadyflow.bijections.linear import (
     HouseholderLinear,
     LULinear,
@@ -53,6 +54,7 @@ __all__ = [
     "Gaussianization",
     "Halves",
     "HouseholderLinear",
+    "IntegratedNetwork",
     "Interval",
     "Inverse",
     "InvertibleConvolution",

@@ -22,6 +22,7 @@ from steadyflow.bijections import (
     FullPrecision,
     Halves,
     HouseholderLinear,
+    IntegratedNetwork,
     LULinear,
     MatrixExponential,
     MixtureOfLogistics,
@@ -44,7 +45,7 @@ LINEAR: dict[str, Callable[[int], Bijection] | None] = {
     "matrix-exponential": MatrixExponential,
 }
 
-TRANSFORMS = ("spline", "mixture", "bernstein", "sum-of-squares")
+TRANSFORMS = ("spline", "mixture", "bernstein", "sum-of-squares", "integrated")
 
 
 class SplineFlow(FlowModel):
@@ -63,11 +64,11 @@ class SplineFlow(FlowModel):
             samples of wide vectors faster.
         transforms: number of layers.
         hidden_features: widths of the hidden layers of each network.
-        bins: bins of each spline, components of each mixture, or degree of each polynomial (one
-            more for a sum of squares, whose degree is odd).
+        bins: bins of each spline, components of each mixture, degree of each polynomial (one more
+            for a sum of squares, whose degree is odd), or hidden units of each integrated network.
         bound: half the width of the box of each spline or polynomial, in standard deviations.
-        transform: 'spline', 'mixture' (of logistics), or a polynomial with straight tails,
-            'bernstein' or 'sum-of-squares'.
+        transform: 'spline', 'mixture' (of logistics), a polynomial with straight tails
+            ('bernstein' or 'sum-of-squares'), or an 'integrated' network.
         linear: what mixes the variables between the layers: 'none' (only their order changes),
             'lu', 'householder' or 'matrix-exponential'.
         residual: add each hidden layer to the one before it (autoregressive only).
@@ -177,4 +178,6 @@ def _transform(name: str, bins: int, bound: float, min_slope: float) -> Transfor
         return BernsteinPolynomial(bins, bound, min_slope)
     if name == "sum-of-squares":
         return SumOfSquares(max(1, bins // 2), bound=bound, min_slope=min_slope)
+    if name == "integrated":
+        return IntegratedNetwork(bins, bound, min_slope)
     raise unknown("transform", name, TRANSFORMS)
