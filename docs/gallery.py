@@ -1,7 +1,7 @@
 """Draws the pictures of the documentation anew, each by the commands that its page names.
 
     python docs/gallery.py                                 those that need no other data
-    python docs/gallery.py --data path/to/data             all; the folder holds mnist/ and sts/
+    python docs/gallery.py --data path/to/data             all; with mnist/, sts/, cifar10_subset/
     python docs/gallery.py --only explore.png --share 0.1  a tenth of the training time
 
 A picture whose data or library is missing, and one that no recipe draws, is named at the end.
@@ -21,9 +21,10 @@ from pathlib import Path
 
 import torch
 
+SOURCES = {"mnist": "mnist", "sts": "sts", "cifar": "cifar10_subset/cifar10_subset.npz"}
 IMAGES = Path(__file__).resolve().parent / "images"
 
-# {minutes:N} and {steps:N} are so much training, {mnist} and {sts} folders of data, {run} a folder
+# {minutes:N} and {steps:N} are so much training, {mnist}, {cifar} and {sts} data, {run} a folder
 # of the recipe's own, {out} where the picture goes. They are words of `steadyflow`, unless they
 # begin with 'python' or 'copy'
 COMMANDS: dict[tuple[str, ...], list[str]] = {
@@ -101,6 +102,19 @@ COMMANDS: dict[tuple[str, ...], list[str]] = {
         "copy {run}/vae-samples-1.png {out}/fvae-mnist-vae.png",
         "copy {run}/glow-samples-1.png {out}/fvae-mnist-glow.png",
     ],
+    (
+        "fvae-cifar-vae.png",
+        "fvae-cifar-fvae.png",
+        "fvae-cifar-glow.png",
+        "fvae-cifar-interpolation.png",
+    ): [
+        "python benchmarks/autoencoders.py {cifar} --minutes {minutes:15} --batch-size 64 "
+        "--precision bf16-mixed --limit 1000 --draws 8 --out {run}",
+        "copy {run}/vae-samples-1.png {out}/fvae-cifar-vae.png",
+        "copy {run}/fvae-samples-1.png {out}/fvae-cifar-fvae.png",
+        "copy {run}/glow-samples-1.png {out}/fvae-cifar-glow.png",
+        "copy {run}/fvae-interpolation.png {out}/fvae-cifar-interpolation.png",
+    ],
     ("energy-grid.png",): [
         "python benchmarks/energy.py --steps {steps:800} --sets grid --pictures {run}",
         "copy {run}/grid.png {out}/energy-grid.png",
@@ -155,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="folder with mnist/ and sts/")
+    parser.add_argument("--data", type=Path, help="folder with mnist/, sts/ and cifar10_subset/")
     parser.add_argument("--only", nargs="+", help="names of pictures")
     parser.add_argument("--share", type=float, default=1.0, help="of the training time")
     parser.add_argument("--out", type=Path, default=IMAGES)
@@ -195,11 +209,10 @@ def run(commands: list[str], options: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         for command in commands:
-            if options.data is None and ("{mnist}" in command or "{sts}" in command):
+            if options.data is None and any(f"{{{name}}}" in command for name in SOURCES):
                 raise FileNotFoundError("needs --data")
             line = command.format(
-                mnist=options.data and options.data.resolve() / "mnist",
-                sts=options.data and options.data.resolve() / "sts",
+                **{n: options.data and options.data.resolve() / p for n, p in SOURCES.items()},
                 run=Path(folder) / "run",
                 out=options.out.resolve(),
                 minutes=Minutes(),
