@@ -41,6 +41,8 @@ def invert(
     """
     with torch.no_grad():
         fixed = tuple(part.detach() for part in parameters)
+        if torch.compiler.is_compiling():  # its loops take no two views of the same memory
+            fixed = tuple(part.clone() for part in fixed)
         x = _root(function, z.detach(), low.detach(), high.detach(), *fixed)
     for _ in range(2):
         value, log_slope = function(x, *parameters)
