@@ -38,7 +38,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "tarflow": ("--tasks train score sample", "--tasks train score --channels 64 --rounds 2"),
     "ode": ("--rounds 25", "--rounds 5 --steps 300"),
     "few_steps": ("--steps 4000", "--steps 200"),
-    "energy": ("--seeds 0", "--sets rings --steps 100"),
+    "energy": ("--steps 800", "--sets ring --steps 100"),
     "stacked": (
         "--minutes 1.5",
         "--minutes 0.1 --stacks 2000 --draws 2000 --classifier-steps 100",

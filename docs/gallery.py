@@ -83,6 +83,14 @@ COMMANDS: dict[tuple[str, ...], list[str]] = {
         "sample mnist-tarflow -n 60 --temperature 0.9 --guidance 0.5 "
         "--out {out}/tarflow-mnist.png",
     ],
+    ("tarflow-denoising.png",): [
+        "train tarflow {mnist} --conditional --minutes {minutes:6} --patch-size 4 --channels 64 "
+        "--blocks 4 --layers-per-block 4 --sigma 0.1 --validation 0.02 --learning-rate 2e-3 "
+        "--betas 0.9 0.95 --warmup 100 --batch-size 128 --precision bf16-mixed --no-report "
+        "--run {run}",
+        'python -c "from steadyflow import load; from steadyflow.report.images import denoising; '
+        "denoising(load('{run}'), '{out}/tarflow-denoising.png')\"",
+    ],
     ("fvae-digits.png", "fvae-digits-interpolation.png"): [
         "python benchmarks/autoencoders.py digits --minutes {minutes:1.2} --batch-size 64 "
         "--models fvae --out {run}",
