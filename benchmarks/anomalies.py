@@ -80,7 +80,8 @@ def main() -> None:
         default=["flow", "forest", "mixture", "factor"],
     )
     asked = parser.parse_args()
-    print("| set | seed |", " | ".join(asked.detectors), "| seconds of the first |", flush=True)
+    print("| set | seed |", " | ".join(asked.detectors), "| seconds of the first |")
+    print("|---" * (len(asked.detectors) + 3) + "|", flush=True)
     for path in sorted(asked.folder.glob("*.npz")):
         if asked.sets and path.stem not in asked.sets:
             continue

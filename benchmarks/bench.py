@@ -158,6 +158,8 @@ def page(report: dict[str, Any]) -> str:
             head = " | ".join(table["columns"])
             body = "\n".join("| " + " | ".join(cells) + " |" for cells in table["rows"])
             parts.append(f"{title}| {head} |\n{'|---' * len(table['columns'])}|\n{body}\n")
+        if not row["tables"] and row["output"].strip():
+            parts.append(f"```text\n{row['output'].strip()}\n```\n")
     return "\n".join(parts)
 
 

@@ -33,6 +33,7 @@ from torch import nn
 
 UCI = ("red_wine", "white_wine", "parkinsons", "ionosphere", "housing")
 CHUNK = 5000
+HEAD = "| set | model | test log-likelihood, nats | over | training |\n|---|---|---|---|---|"
 
 
 def ours(d: int, width: int) -> tuple[nn.Module, Callable]:
@@ -139,6 +140,7 @@ def uci(asked: Any) -> None:
                     json.dumps({"set": name, "fold": k, "model": model, **found[model][-1]}),
                     flush=True,
                 )
+        print(HEAD)
         for model, folds in found.items():
             nats = np.array([f["nats"] for f in folds])
             error = nats.std(ddof=1) / math.sqrt(len(nats)) if len(nats) > 1 else math.nan
@@ -158,6 +160,7 @@ def bsds300(asked: Any) -> None:
                 {"train": "train", "validation": "val", "test": "test"}.items()
             )
         }
+    print(HEAD)
     for model in asked.models:
         result = trained(*MODELS[model], parts, asked, asked.seed)
         print(
