@@ -56,7 +56,10 @@ def measure(name: str, dataset: Dataset, replay: str, model_options: dict, **opt
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("mnist", help="folder with the IDX files of MNIST")
-    images = data.open(parser.parse_args().mnist)
+    asked = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("needs an NVIDIA GPU")
+    images = data.open(asked.mnist)
     few = Split(images.validation.x[:256], images.validation.y[:256])
     images = dataclasses.replace(images, validation=few)
     moons = data.open("moons", n=4000)
