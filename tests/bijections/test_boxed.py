@@ -134,7 +134,9 @@ def test_zero_parameters_get_gradients(curve, generator):
     assert moved[:first].all()
 
 
-@pytest.mark.parametrize("transform", [*CURVES.values(), lambda: MixtureOfLogistics(3)], ids=str)
+@pytest.mark.parametrize(
+    "transform", [*CURVES.values(), lambda: MixtureOfLogistics(3)], ids=[*CURVES, "mixture"]
+)
 def test_first_and_second_derivatives_of_the_inverse(transform, generator):
     transform = transform()
     z = 2 * torch.randn(2, 2, generator=generator, dtype=torch.float64)
