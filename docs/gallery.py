@@ -1,7 +1,7 @@
 """Draws the pictures of the documentation anew, each by the commands that its page names.
 
     python docs/gallery.py                                 those that need no other data
-    python docs/gallery.py --data path/to/data             all; with mnist/, sts/, cifar10_subset/
+    python docs/gallery.py --data path/to/data             all; a folder with mnist/ and so on
     python docs/gallery.py --only explore.png --share 0.1  a tenth of the training time
 
 A picture whose data or library is missing, and one that no recipe draws, is named at the end.
@@ -21,10 +21,15 @@ from pathlib import Path
 
 import torch
 
-SOURCES = {"mnist": "mnist", "sts": "sts", "cifar": "cifar10_subset/cifar10_subset.npz"}
+SOURCES = {
+    "mnist": "mnist",
+    "sts": "sts",
+    "cifar": "cifar10_subset/cifar10_subset.npz",
+    "faces": "faces/lfw_faces_gray_64.npz",
+}
 IMAGES = Path(__file__).resolve().parent / "images"
 
-# {minutes:N} and {steps:N} are so much training, {mnist}, {cifar} and {sts} data, {run} a folder
+# {minutes:N} and {steps:N} are so much training, {mnist} and the other SOURCES data, {run} a folder
 # of the recipe's own, {out} where the picture goes. They are words of `steadyflow`, unless they
 # begin with 'python' or 'copy'
 COMMANDS: dict[tuple[str, ...], list[str]] = {
@@ -62,6 +67,12 @@ COMMANDS: dict[tuple[str, ...], list[str]] = {
         "--out {out}/glow-digits-completion.png",
         "sample {run} --sweep 0.5 0.7 0.8 0.9 1 --out {out}/glow-digits-temperature.png",
         "interpolate {run} --from 3 --to 8 --out {out}/glow-digits-interpolation.png",
+    ],
+    ("glow-faces.png",): [
+        "train glow {faces} --bits 5 --minutes {minutes:4} --levels 4 --model-steps 4 "
+        "--hidden-channels 64 --reversible False --learning-rate 1e-3 --batch-size 32 "
+        "--precision bf16-mixed --validate-every 1000 --no-report --run {run}",
+        "interpolate {run} --out {out}/glow-faces.png",
     ],
     ("iresnet-checkerboard.png",): [
         "train iresnet checkerboard --steps {steps:6000} --blocks 10 --hidden-features 64 64 "
@@ -177,7 +188,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, help="folder with mnist/, sts/ and cifar10_subset/")
+    parser.add_argument(
+        "--data", type=Path, help="folder with mnist/, sts/, cifar10_subset/ and faces/"
+    )
     parser.add_argument("--only", nargs="+", help="names of pictures")
     parser.add_argument("--share", type=float, default=1.0, help="of the training time")
     parser.add_argument("--out", type=Path, default=IMAGES)
