@@ -29,9 +29,9 @@ SOURCES = {
 }
 IMAGES = Path(__file__).resolve().parent / "images"
 
-# {minutes:N} and {steps:N} are so much training, {mnist} and the other SOURCES data, {run} a folder
-# of the recipe's own, {out} where the picture goes. They are words of `steadyflow`, unless they
-# begin with 'python' or 'copy'
+# {minutes:N} and {steps:N} are so much training, {mnist} and the other SOURCES data, {run} is a
+# folder of the recipe's own, {out} where the picture goes. They are words of `steadyflow`, unless
+# they begin with 'python' or 'copy'
 COMMANDS: dict[tuple[str, ...], list[str]] = {
     ("nice-mnist.png",): [
         "train nice {mnist} --minutes {minutes:15} --hidden-features 1000 --hidden-layers 3 "
