@@ -25,6 +25,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from steadyflow import native
 from steadyflow.native import hooked, ordinary, plain
+from steadyflow.networks.layout import clipped
 
 if TYPE_CHECKING:
     from steadyflow.networks.glow import GlowNet
@@ -52,14 +53,14 @@ class _Gradients(ctypes.Structure):
 
 
 def attempt(network: GlowNet, x: Tensor, shift: Tensor | None = None) -> Tensor | None:
-    """The network on prepared x, or None where the kernel does not apply.
+    """The network, or None where the kernel does not apply.
 
     shift: (batch, hidden) is what a context adds to the first features.
     """
     layers = (network.first, network.second, network.last)
     if not ordinary(x) or x.dim() != 4 or not x.numel() or _has_any_global_hook():
         return None
-    if any(map(hooked, layers)) or x.shape[1] != network.first.in_channels:
+    if any(map(hooked, layers)) or x.shape[1] + network.edges != network.first.in_channels:
         return None
     weights: list[Any] = [layer._parameters[n] for layer in layers[:2] for n in ("weight", "bias")]
     if not all(w is not None and plain(w) for w in (*weights, *network.last._parameters.values())):
@@ -71,7 +72,8 @@ def attempt(network: GlowNet, x: Tensor, shift: Tensor | None = None) -> Tensor 
     weight, bias = network.last.affine()
     # each of the nine taps of every output is one row of a matrix
     last = weight.permute(0, 2, 3, 1).flatten(0, 2)
-    inputs: tuple[Any, ...] = (x.contiguous(), *weights, last.contiguous())
+    x = clipped(x, network.clip, network.edges).contiguous()
+    inputs: tuple[Any, ...] = (x, *weights, last.contiguous())
     if torch.is_grad_enabled() and any(v.requires_grad for v in inputs):
         y = _Conditioner.apply(*inputs)
     else:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steadyflow.networks import fused_glow
-from steadyflow.networks.layout import channels_innermost
+from steadyflow.networks.layout import channels_innermost, clipped
 
 CACHE = 2**21  # bytes of one activation that stay near a core (measured: 1 to 4 MiB are alike)
 GAIN = 3.0  # the authors' logscale_factor: g learns at three times the pace
@@ -107,7 +107,7 @@ class GlowNet(nn.Module):
         if self.context is not None and context is not None:
             shift = self.context(context.to(x.dtype))
         if not torch.compiler.is_compiling():
-            y = fused_glow.attempt(self, clipped(x, self.clip, self.edges), shift)
+            y = fused_glow.attempt(self, x, shift)
             if y is not None:
                 return y
         rows = rows_in_cache(x, self.second.out_channels)
@@ -141,12 +141,3 @@ def rows_in_cache(x: Tensor, channels: int) -> int | None:
 def prepare(x: Tensor, clip: float | None, edges: bool) -> Tensor:
     """Clips x, adds the channel of ones and puts the channels innermost in memory."""
     return channels_innermost(clipped(x, clip, edges))
-
-
-def clipped(x: Tensor, clip: float | None, edges: bool) -> Tensor:
-    """Clips x and adds the channel of ones."""
-    if clip is not None:
-        x = F.hardtanh(x, -clip, clip)
-    if edges:
-        x = torch.cat((x, x.new_ones(x.shape[0], 1, *x.shape[2:])), 1)
-    return x
