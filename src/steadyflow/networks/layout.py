@@ -1,4 +1,4 @@
-"""The order of an image's numbers in memory.
+"""How an image is handed to convolutions: clipped, its edges marked, in their order of memory.
 
 Convolutions on CPUs, and on GPUs in half precision, are fastest with the channels innermost.
 """
